@@ -1,0 +1,19 @@
+// Xbyak backend: Program -> AVX-512 machine code, one instruction for one.
+#pragma once
+
+#include <string>
+
+#include <convt/result.hpp>
+
+#include "compiler/backend/code.hpp"
+#include "compiler/program/program.hpp"
+
+namespace convt {
+
+/// Emits an allocated, verified Program of 16 lanes. ErrorCode::unsupported when the code would exceed
+/// kMaxCodeBytes or the Program is not for AVX-512.
+Result<Code> emit_xbyak(const program::Program& program, std::string symbol);
+
+inline constexpr std::size_t kMaxCodeBytes = 64 * 1024;  ///< instructions of one kernel
+
+}  // namespace convt

@@ -1,0 +1,70 @@
+// Plan: how a layer is computed. Decisions only: two equal Plans make the same machine code.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <convt/problem.hpp>
+#include <convt/result.hpp>
+
+#include "compiler/packing/packing.hpp"
+#include "compiler/target/target.hpp"
+
+namespace convt {
+
+enum class Family : std::uint8_t {
+  channel_lanes,  ///< output channels in the lanes, input broadcast
+  space_lanes,    ///< consecutive positions in the lanes, weights broadcast
+};
+
+struct Plan {
+  Family family = Family::channel_lanes;
+  int lanes = 16;
+  int oc_vectors = 1;  ///< channel lanes: vectors of output channels a tile
+  int oc_tile = 1;     ///< space lanes: output channels a tile
+  int positions = 1;   ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
+  bool all_phases = false;  ///< the tile holds every phase of the innermost axis
+  int tap_chunk = 0;        ///< innermost taps a body multiplies together; 0: all
+  int ic_unroll = 1;
+  bool operator==(const Plan&) const = default;
+
+  [[nodiscard]] std::string to_text() const;
+};
+
+Result<Plan> parse_plan(std::string_view text);
+std::size_t hash_value(const Plan& plan);
+const char* to_string(Family family);
+
+/// Why a Plan was chosen. Never part of a key.
+struct PlanReport {
+  struct Candidate {
+    Plan plan;
+    double predicted_us = 0;  ///< one image, one thread
+    double useful_lanes = 0;  ///< share of multiply-add lanes that reach an output
+    std::string why;          ///< why it was not taken (empty for the chosen one)
+  };
+  std::string reason;
+  Candidate chosen;
+  std::vector<Candidate> rejected;  ///< best first
+};
+
+struct PlanOptions {
+  bool strict = false;  ///< refuse plans with under 25% useful lanes
+  bool operator==(const PlanOptions&) const = default;
+};
+
+struct PlanChoice {
+  Plan plan;
+  PlanReport report;
+};
+
+/// Decides. Errors: ErrorCode::unsupported when no plan is legal (or strict refuses it).
+Result<PlanChoice> choose_plan(const Problem& problem, const Target& target, const PlanOptions& options);
+
+/// Where `plan` wants the weights.
+PackedLayout make_packed_layout(const Problem& problem, const Plan& plan);
+
+}  // namespace convt

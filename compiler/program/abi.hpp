@@ -1,0 +1,21 @@
+// The binary interface between kernels and whoever calls them (runtime, ahead-of-time users).
+#pragma once
+
+#include <cstdint>
+
+namespace convt {
+
+/// What one call of a kernel works on. Unused pointers may be null.
+struct Args {
+  const void* src = nullptr;
+  const void* weights = nullptr;  ///< packed
+  const void* bias = nullptr;
+  void* dst = nullptr;
+  void* workspace = nullptr;  ///< this thread's own; 64-byte aligned
+  std::int64_t batch = 0;
+};
+
+/// Runs work items [begin, end) of one stage.
+using StageEntry = void (*)(const Args* args, std::int64_t begin, std::int64_t end);
+
+}  // namespace convt

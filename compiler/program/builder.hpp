@@ -1,0 +1,74 @@
+// Builder: the only way lowerings write a Program. Keeps ids, interning and nesting right.
+#pragma once
+
+#include <initializer_list>
+#include <span>
+#include <string>
+
+#include "compiler/program/program.hpp"
+
+namespace convt::program {
+
+class Builder {
+ public:
+  Builder(std::string name, int lanes, int vector_registers, int mask_registers);
+
+  // Declarations.
+  BufferId buffer(Buffer buffer);
+  TableId table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values);
+  /// A vector constant: `lanes` 32-bit words in the constant block. Equal constants are shared.
+  Mem constant(std::span<const std::uint32_t> words);
+
+  // Stages.
+  void begin_stage(std::string name);
+  ScalarId coordinate(std::string name, Extent extent);
+  void end_stage();
+
+  // Structure.
+  ScalarId begin_loop(std::string name, std::int64_t trip);
+  ScalarId begin_loop(std::string name, ScalarId trip);
+  void end_loop();
+  void begin_if_equal(ScalarId scalar, std::int64_t value);
+  void end_if();
+  ScalarId let(std::string name, TableId table, Affine row, std::uint16_t column);
+  ScalarId let_batch_count(std::string name, ScalarId block, std::int64_t batch_block);
+  void comment(std::string text);
+
+  // Memory operands.
+  AddressId address(BufferId buffer, std::initializer_list<Affine> index);
+  AddressId address(BufferId buffer, std::span<const Affine> index);
+
+  // Registers.
+  Reg vector() { return program_.vreg_count++; }
+  Reg mask(std::uint64_t bits);  ///< a mask register set to `bits` here
+
+  // Instructions. `m` is a mask register or kNone.
+  void zero(Reg d);
+  void copy(Reg d, Reg a);
+  void load(Reg d, const Mem& mem, Reg m = kNone, Type type = Type::f32);
+  void broadcast(Reg d, const Mem& mem);
+  void store(const Mem& mem, Reg a, Reg m = kNone);
+  void stream(const Mem& mem, Reg a);
+  void prefetch(const Mem& mem, int level);
+  void fma(Reg d, Reg a, Reg b, Reg m = kNone);
+  void fma(Reg d, Reg a, const Mem& b, Operand kind, Reg m = kNone);
+  void binary(Op op, Reg d, Reg a, Reg b, Reg m = kNone);
+  void binary(Op op, Reg d, Reg a, const Mem& b, Operand kind, Reg m = kNone);
+  void select(Reg d, Reg m, Reg a, Reg b);
+  void permute(Reg d, Reg a, Reg index, Reg m = kNone, bool zero_masked = false);
+  void permute(Reg d, Reg a, const Mem& index, Reg m = kNone, bool zero_masked = false);
+  void permute2(Reg d, Reg a, Reg index);
+  void shuffle128(Reg d, Reg a, Reg b, int imm);
+
+  Program finish();
+
+ private:
+  Inst& emit(Op op);
+  Stage& stage() { return program_.stages.back(); }
+
+  Program program_;
+  std::vector<std::int32_t> open_;  ///< indices of open loops and ifs
+  BufferId constants_ = 0xff;
+};
+
+}  // namespace convt::program

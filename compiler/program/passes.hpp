@@ -1,0 +1,37 @@
+// The passes every Program goes through, in this order. Each takes a Program and returns one, or a
+// reason why it cannot.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <convt/result.hpp>
+
+#include "compiler/program/program.hpp"
+
+namespace convt::program {
+
+/// Rewrites what the target's ISA does not have, before registers are counted: with 16-lane Programs
+/// (AVX-512) nothing; with 8 lanes (AVX2) broadcast memory operands become loads, masked arithmetic
+/// becomes arithmetic + select, and masks become vector registers.
+Program legalise(Program program);
+
+/// Linear scan over each stage, no spills: an error (ErrorCode::unsupported) when a stage needs more
+/// registers than there are; the planner then shrinks its tile.
+Result<Program> allocate_registers(Program program);
+
+struct VerifyStats {
+  std::int64_t accesses = 0;      ///< memory operands proved
+  std::int64_t enumerated = 0;    ///< coordinate assignments enumerated for it
+};
+
+/// Proves, for every batch: each access inside its buffer on each axis (prefetch exempt), registers and
+/// scalars defined before use, every dst element stored exactly once over all items and stages, no
+/// stores to inputs, workspace read only after being written by the same item. An error
+/// (ErrorCode::internal) says what could not be proved. Takes allocated and unallocated Programs.
+Result<VerifyStats> verify(const Program& program);
+
+/// Readable text, one instruction a line, indented by nesting.
+std::string to_text(const Program& program);
+
+}  // namespace convt::program

@@ -1,0 +1,207 @@
+// Program: a kernel in a small vector instruction set, the same for every backend.
+//
+// A Program is a list of stages. A stage is flat structured code (loops and ifs are bracketed by
+// instructions) that the runtime calls once for each work item of the stage's grid:
+//
+//     stage compute, grid (oc_block 4) (row 32) (batch)     coordinates, outermost first
+//       input_row = row_table[row][0]                       let
+//       loop kh in 0..taps                                  trip: a constant or a scalar
+//         v0 += weights[...] * src[n, ic, input_row - kh, 3]
+//       end
+//       store dst[...], v0
+//
+// Scalars are integers: grid coordinates, loop counters, table look-ups. Memory is addressed as
+// (buffer, one affine index per axis of the buffer), never by raw address, so that the verifier can
+// prove each access per axis and the interpreter can check it. What five readers make of it:
+// backends translate one for one, the interpreter executes, the verifier proves, the printer shows.
+//
+// Life of a Program:  lower -> legalise(Target) -> allocate_registers -> verify -> {backend, interpreter}
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace convt::program {
+
+using ScalarId = std::uint16_t;
+using BufferId = std::uint8_t;
+using TableId = std::uint8_t;
+using AddressId = std::uint16_t;
+using Reg = std::uint16_t;  ///< virtual before allocate_registers(), machine register after
+inline constexpr std::uint16_t kNone = 0xffff;
+
+inline constexpr int kMaxAxes = 6;
+
+/// constant + sum of coefficient * scalar. Terms are sorted by scalar, coefficients are not 0.
+struct Affine {
+  struct Term {
+    ScalarId scalar;
+    std::int64_t coefficient;
+    bool operator==(const Term&) const = default;
+  };
+  std::int64_t constant = 0;
+  std::vector<Term> terms;
+
+  Affine() = default;
+  Affine(std::int64_t value) : constant(value) {}  // NOLINT(google-explicit-constructor)
+  static Affine of(ScalarId scalar, std::int64_t coefficient = 1);
+  Affine& operator+=(const Affine& other);
+  Affine& operator*=(std::int64_t factor);
+  friend Affine operator+(Affine a, const Affine& b) { return a += b; }
+  friend Affine operator-(Affine a, Affine b) { return a += (b *= -1); }
+  friend Affine operator*(Affine a, std::int64_t factor) { return a *= factor; }
+  bool operator==(const Affine&) const = default;
+};
+
+/// A count that may follow the run-time batch N: constant, or ceil(N / batch_block).
+struct Extent {
+  std::int64_t constant = 1;
+  std::int64_t batch_block = 0;  ///< 0: constant; b > 0: ceil(N / b)
+  bool operator==(const Extent&) const = default;
+};
+
+enum class ScalarKind : std::uint8_t {
+  coordinate,   ///< of the stage's grid
+  loop,         ///< a loop counter, from 0
+  let,          ///< table[row][column]
+  batch_count,  ///< min(b, N - b*block): images in batch block `block`; b and block below
+};
+
+struct Scalar {
+  ScalarKind kind = ScalarKind::loop;
+  std::string name;
+  TableId table = 0;         ///< let
+  std::uint16_t column = 0;  ///< let
+  Affine row;                ///< let
+  ScalarId block = kNone;    ///< batch_count: the coordinate that counts blocks
+  std::int64_t batch_block = 0;  ///< batch_count
+};
+
+/// Constant integers that scalars are looked up in (phases, borders, tiles). Row-major.
+struct Table {
+  std::string name;
+  std::uint16_t columns = 1;
+  std::vector<std::int32_t> values;
+  [[nodiscard]] std::int64_t rows() const {
+    return static_cast<std::int64_t>(values.size()) / columns;
+  }
+};
+
+enum class BufferKind : std::uint8_t { src, weights, bias, dst, workspace, constants };
+enum class Type : std::uint8_t { f32, i32 };  ///< element types; all of 4 bytes so far
+
+struct Buffer {
+  BufferKind kind = BufferKind::src;
+  std::string name;
+  Type type = Type::f32;
+  int axes = 1;
+  std::array<std::int64_t, kMaxAxes> extent{};  ///< elements; extent[batch_axis] is ignored
+  std::array<std::int64_t, kMaxAxes> stride{};  ///< elements
+  int batch_axis = -1;                          ///< the axis whose extent is the run-time N
+};
+
+/// The variable part of a memory operand: one affine index per axis of the buffer. Interned: many
+/// operands share one Address and differ in their constant deltas.
+struct Address {
+  BufferId buffer = 0;
+  std::array<Affine, kMaxAxes> index;
+  bool operator==(const Address&) const = default;
+};
+
+/// address + delta, in elements per axis. Vector accesses run along the axis of stride 1 named
+/// `lane_axis`: lane l touches index[lane_axis] + l.
+struct Mem {
+  AddressId address = kNone;
+  std::uint8_t lane_axis = 0;
+  std::array<std::int32_t, kMaxAxes> delta{};
+  [[nodiscard]] bool valid() const { return address != kNone; }
+};
+
+enum class Op : std::uint8_t {
+  // Structure. `match` links begin and end.
+  loop,      ///< for (scalar = 0; scalar < trip; ++scalar)
+  end_loop,
+  if_equal,  ///< if (scalar == imm)
+  end_if,
+  let,       ///< defines a scalar of kind let or batch_count from here to the end of the block
+  comment,   ///< names the role of what follows (text = comments[imm])
+  // Vectors. d = dst, a, b = registers; b may instead be a memory operand (whole vector, or one
+  // element broadcast to all lanes).
+  zero,       ///< d = 0
+  copy,       ///< d = a
+  load,       ///< d = mem            masked: other lanes are 0 and their memory is not touched
+  broadcast,  ///< d = mem, one element, in every lane
+  store,      ///< mem = a            masked: other lanes' memory is not touched
+  stream,     ///< store that bypasses the caches; whole vectors, address aligned to the vector
+  prefetch,   ///< hint; imm 1: L1, 2: L2. Never faults, exempt from bounds
+  fma,        ///< d = a * b + d, rounded once    masked: other lanes keep d
+  add,        ///< d = a + b          masked (this and below): other lanes keep d
+  sub,        ///< d = a - b
+  mul,        ///< d = a * b
+  select,     ///< d = mask ? a : b   (mask required)
+  permute,    ///< d[l] = a[b[l] mod lanes], b an i32 register or memory operand (not broadcast)
+  permute2,   ///< d[l] = (d ++ a)[b[l] mod 2*lanes], b an i32 register
+  unpack_lo32,  ///< per 128-bit block: a0 b0 a1 b1
+  unpack_hi32,  ///< per 128-bit block: a2 b2 a3 b3
+  unpack_lo64,  ///< per 128-bit block: a0 a1 b0 b1
+  unpack_hi64,  ///< per 128-bit block: a2 a3 b2 b3
+  shuffle128,   ///< 128-bit blocks: d = a[imm&3] a[imm>>2&3] b[imm>>4&3] b[imm>>6&3]; with 8 lanes:
+                ///< d = a[imm&1] b[imm>>1&1]
+  mask_const,   ///< mask register d = imm, one bit a lane
+};
+
+enum class Operand : std::uint8_t { none, reg, vector_mem, broadcast_mem };
+
+struct Inst {
+  Op op = Op::comment;
+  Type type = Type::f32;
+  Operand b_kind = Operand::none;  ///< of b; `load`, `broadcast`, `store` use mem without it
+  bool zero_masked = false;        ///< masked lanes become 0 instead of keeping d
+  Reg dst = kNone;
+  Reg a = kNone;
+  Reg b = kNone;
+  Reg mask = kNone;  ///< mask register (own register class), kNone = all lanes
+  ScalarId scalar = kNone;       ///< loop, if_equal, let
+  ScalarId trip_scalar = kNone;  ///< loop: trip is this scalar's value ...
+  std::int64_t imm = 0;          ///< ... or this constant; other ops' immediate
+  std::int32_t match = -1;       ///< loop <-> end_loop, if_equal <-> end_if (index in code)
+  Mem mem;
+};
+
+struct Coordinate {
+  ScalarId scalar = kNone;
+  Extent extent;
+};
+
+struct Stage {
+  std::string name;
+  std::vector<Coordinate> grid;  ///< outermost first; the last one varies fastest
+  std::vector<Inst> code;
+};
+
+struct Program {
+  std::string name;
+  int lanes = 16;             ///< 32-bit lanes a vector
+  int vector_registers = 32;  ///< of the Target
+  int mask_registers = 7;     ///< of the Target; 0: masks live in vector registers (AVX2)
+  std::vector<Scalar> scalars;
+  std::vector<Table> tables;
+  std::vector<Buffer> buffers;
+  std::vector<Address> addresses;
+  std::vector<std::uint32_t> constants;  ///< contents of the buffer of kind constants, if any
+  std::vector<std::string> comments;
+  std::vector<Stage> stages;
+  std::uint16_t vreg_count = 0;  ///< virtual registers in use, before allocation
+  std::uint16_t mreg_count = 0;
+  bool allocated = false;
+};
+
+/// Number of work items of a stage for a batch.
+std::int64_t item_count(const Stage& stage, std::int64_t batch);
+
+/// Byte size of one element.
+constexpr std::int64_t element_bytes(Type) { return 4; }
+
+}  // namespace convt::program

@@ -1,0 +1,42 @@
+// Target: what is known of a machine, in one table. A value; only target.cpp asks CPUID.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include <convt/result.hpp>
+
+namespace convt {
+
+enum class Isa : std::uint8_t { scalar, avx2, avx512 };
+
+struct Target {
+  Isa isa = Isa::avx2;
+  int lanes = 8;              ///< 32-bit lanes a vector
+  int vector_registers = 16;
+  int mask_registers = 0;     ///< usable ones; 0: masks live in vector registers
+  std::int64_t l1_bytes = 32 * 1024;
+  std::int64_t l2_bytes = 512 * 1024;
+  std::int64_t l3_bytes = 8 * 1024 * 1024;
+  bool operator==(const Target&) const = default;
+
+  [[nodiscard]] std::string to_text() const;  ///< "avx512 l1=48K l2=1M l3=32M"
+};
+
+std::size_t hash_value(const Target& target);
+
+/// The machine this runs on, capped by the environment variable CONVT_MAX_ISA (scalar, avx2, avx512).
+/// Machines below AVX2 get a Target of 8 lanes that only the interpreter runs.
+const Target& host_target();
+
+/// A generic machine with that ISA and common cache sizes.
+Target generic_target(Isa isa);
+
+Result<Isa> parse_isa(std::string_view name);
+const char* to_string(Isa isa);
+
+/// Whether this process can execute code for `target`.
+bool host_can_run(const Target& target);
+
+}  // namespace convt

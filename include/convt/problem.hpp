@@ -1,0 +1,93 @@
+// Problem: one transposed-convolution layer in canonical form. A value: equality, hash, text form.
+//
+// Per axis, with I input, K kernel, S stride, D dilation, b crop_begin, O output:
+//
+//     o = i*S + k*D - b,   0 <= i < I,  0 <= k < K,  kept when 0 <= o < O
+//     y[n, co, o] = bias[co] + sum over ci, i, k of x[n, ci, i] * w[ci, co mod (Cout/g), k]
+//
+// No kernel flip. The full length is F = (I-1)*S + (K-1)*D + 1; O may be shorter (the end is
+// cropped) or longer (positions past F get the bias only). A transposed convolution of PyTorch with
+// `padding=p, output_padding=op` has b = p and O = F - 2p + op.
+//
+// Tensors (channels first, "nchw"): x (N, Cin, I...), y (N, Cout, O...); channels last ("nhwc"):
+// x (N, I..., Cin), y (N, O..., Cout); bias (Cout). Canonical weights are always (Cin, Cout/g, K...),
+// row-major; they are packed once per plan. The batch N is an argument of run(), not of the Problem.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include <convt/result.hpp>
+
+namespace convt {
+
+enum class DataType : std::uint8_t { f32 };
+enum class Layout : std::uint8_t { nchw, nhwc };  ///< channels first / channels last, for any rank
+
+inline constexpr int kMaxRank = 3;
+
+struct Axis {
+  std::int64_t input = 1;
+  std::int64_t kernel = 1;
+  std::int64_t stride = 1;
+  std::int64_t dilation = 1;
+  std::int64_t crop_begin = 0;  ///< b: elements dropped at the begin of the full result
+  std::int64_t output = 1;      ///< O
+  std::int64_t zero_tail = 0;   ///< count of trailing positions that are exactly 0, bias not added
+
+  bool operator==(const Axis&) const = default;
+
+  /// Extent of the dilated kernel, (K-1)*D + 1.
+  [[nodiscard]] std::int64_t effective_kernel() const { return (kernel - 1) * dilation + 1; }
+  /// Length of the uncropped result, (I-1)*S + effective_kernel().
+  [[nodiscard]] std::int64_t full() const { return (input - 1) * stride + effective_kernel(); }
+};
+
+struct Problem {
+  int rank = 2;  ///< 1, 2 or 3 spatial axes; axes[0] is the outermost (d, h, w order)
+  std::int64_t in_channels = 1;
+  std::int64_t out_channels = 1;
+  std::int64_t groups = 1;
+  std::array<Axis, kMaxRank> axes{};  ///< axes past `rank` keep their defaults
+  bool bias = false;
+  DataType dtype = DataType::f32;
+  Layout layout = Layout::nchw;
+  /// Channels of the tensor that x (y) is a channel slice of; 0 means dense (= in_/out_channels).
+  /// The pointer given to run() is that of the slice's first element.
+  std::int64_t src_channel_pitch = 0;
+  std::int64_t dst_channel_pitch = 0;
+
+  bool operator==(const Problem&) const = default;
+
+  [[nodiscard]] std::int64_t ic_per_group() const { return in_channels / groups; }
+  [[nodiscard]] std::int64_t oc_per_group() const { return out_channels / groups; }
+  [[nodiscard]] std::int64_t src_pitch() const { return src_channel_pitch ? src_channel_pitch : in_channels; }
+  [[nodiscard]] std::int64_t dst_pitch() const { return dst_channel_pitch ? dst_channel_pitch : out_channels; }
+  [[nodiscard]] std::int64_t input_spatial() const;   ///< product of axes' input
+  [[nodiscard]] std::int64_t output_spatial() const;  ///< product of axes' output
+  [[nodiscard]] std::int64_t kernel_volume() const;   ///< product of axes' kernel
+  [[nodiscard]] std::int64_t weights_count() const;   ///< elements of the canonical weights
+
+  /// Multiply-adds that reach an output, for one image (border taps that fall outside are not counted).
+  [[nodiscard]] std::int64_t live_macs() const;
+
+  /// One line, for messages, keys and logs; parse_problem() reads it back. For example
+  /// "r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 f32 nchw xp0 yp0".
+  [[nodiscard]] std::string to_text() const;
+};
+
+/// Checks every field and every derived size (no size_t or int64 overflow; tensors below 2^40 bytes
+/// each). The message names parameter, value and axis.
+Status validate(const Problem& problem);
+
+Result<Problem> parse_problem(std::string_view text);
+
+std::size_t hash_value(const Problem& problem);
+
+const char* to_string(Layout layout);
+const char* to_string(DataType type);
+
+}  // namespace convt
