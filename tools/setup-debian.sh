@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that convt is built from, if any is missing. Sourced or called by
+# demo.sh and test.sh; harmless to run again. Elsewhere than on Debian or Ubuntu it only warns.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build pkg-config
+  libxbyak-dev        # the machine-code backend's assembler
+  libpthreadpool-dev  # the default thread pool
+  nlohmann-json3-dev  # layers files
+  libcli11-dev libfmt-dev libpng-dev libzydis-dev  # the convt command
+  libgtest-dev libgmock-dev librapidcheck-dev      # the tests
+)
+
+if ! command -v dpkg-query > /dev/null; then
+  echo "setup: no dpkg here; make sure that these are installed: ${packages[*]}" >&2
+  exit 0
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null || true)
+  [[ $state == installed ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  if ! command -v sudo > /dev/null; then
+    echo "setup: run as root, or install sudo; missing: ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+
+echo "setup: installing ${missing[*]}"
+"${as_root[@]}" apt-get update -q
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -q --no-install-recommends "${missing[@]}"
