@@ -4,6 +4,8 @@
 #include <initializer_list>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "compiler/program/program.hpp"
 
@@ -17,6 +19,7 @@ class Builder {
   BufferId buffer(Buffer buffer);
   TableId table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values);
   /// A vector constant: `lanes` 32-bit words in the constant block. Equal constants are shared.
+  /// As a broadcast operand it is its first word.
   Mem constant(std::span<const std::uint32_t> words);
 
   // Stages.
@@ -27,6 +30,9 @@ class Builder {
   // Structure.
   ScalarId begin_loop(std::string name, std::int64_t trip);
   ScalarId begin_loop(std::string name, ScalarId trip);
+  ScalarId begin_loop(std::string name, int trip) {
+    return begin_loop(std::move(name), std::int64_t{trip});
+  }
   void end_loop();
   void begin_if_equal(ScalarId scalar, std::int64_t value);
   void end_if();
@@ -34,13 +40,14 @@ class Builder {
   ScalarId let_batch_count(std::string name, ScalarId block, std::int64_t batch_block);
   void comment(std::string text);
 
-  // Memory operands.
+  // Memory operands. Equal addresses get the same id. A Program has at most 65,535 of them; past
+  // that the id is kNone, which the verifier refuses.
   AddressId address(BufferId buffer, std::initializer_list<Affine> index);
   AddressId address(BufferId buffer, std::span<const Affine> index);
 
   // Registers.
   Reg vector() { return program_.vreg_count++; }
-  Reg mask(std::uint64_t bits);  ///< a mask register set to `bits` here
+  Reg mask(std::uint64_t bits);  ///< a fresh mask register, set to `bits` here
 
   // Instructions. `m` is a mask register or kNone.
   void zero(Reg d);
@@ -64,11 +71,17 @@ class Builder {
 
  private:
   Inst& emit(Op op);
+  Inst& emit_binary(Op op, Reg d, Reg a, Reg m);
+  void open_block(Inst& begin);
+  void close_block(Op op);
+  ScalarId scalar(ScalarKind kind, std::string name);
   Stage& stage() { return program_.stages.back(); }
+  AddressId intern(Address address);
+  void grow_slots();
 
   Program program_;
-  std::vector<std::int32_t> open_;  ///< indices of open loops and ifs
-  BufferId constants_ = 0xff;
+  std::vector<std::int32_t> open_;    ///< indices of open loops and ifs
+  std::vector<AddressId> slots_;      ///< open-addressing hash set of addresses; kNone: free
 };
 
 }  // namespace convt::program

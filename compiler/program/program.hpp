@@ -20,6 +20,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,7 @@ struct Affine {
 struct Extent {
   std::int64_t constant = 1;
   std::int64_t batch_block = 0;  ///< 0: constant; b > 0: ceil(N / b)
+  [[nodiscard]] std::int64_t count(std::int64_t batch) const;
   bool operator==(const Extent&) const = default;
 };
 
@@ -200,6 +202,11 @@ struct Program {
 
 /// Number of work items of a stage for a batch.
 std::int64_t item_count(const Stage& stage, std::int64_t batch);
+
+/// The operand that reads `words` (at most `lanes`; further lanes are unspecified) as a vector from
+/// the constant block, which is created on first use. Equal constants are shared; each begins at a
+/// multiple of `lanes` words, so that it is aligned to the vector.
+Mem vector_constant(Program& program, std::span<const std::uint32_t> words);
 
 /// Byte size of one element.
 constexpr std::int64_t element_bytes(Type) { return 4; }

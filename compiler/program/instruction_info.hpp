@@ -1,0 +1,90 @@
+// What an instruction reads and writes: the one place that the verifier, the allocator, the
+// interpreter and the backends ask. Everything here is a few compares; nothing allocates.
+#pragma once
+
+#include "compiler/program/program.hpp"
+
+namespace convt::program {
+
+/// Brackets and scalar definitions: no vector or mask register, no memory.
+constexpr bool is_structure(Op op) { return op <= Op::comment; }
+
+/// Opens a block that `match` links to its end.
+constexpr bool opens_block(Op op) { return op == Op::loop || op == Op::if_equal; }
+constexpr bool closes_block(Op op) { return op == Op::end_loop || op == Op::end_if; }
+
+/// Whether `dst` names a register that the instruction writes.
+constexpr bool writes_dst(Op op) {
+  return !is_structure(op) && op != Op::store && op != Op::stream && op != Op::prefetch;
+}
+
+/// Whether `dst` (and, in an instruction that has one, `mask`) is of the mask class. With
+/// program.mask_registers == 0 that class is the vector class.
+constexpr bool writes_mask(Op op) { return op == Op::mask_const; }
+
+/// Ops whose masked lanes keep the destination's old value (unless zero_masked).
+constexpr bool merges_under_mask(Op op) { return op >= Op::fma && op != Op::select; }
+
+/// Whether the old value of `dst` matters: accumulating ops, and ops that merge under a mask.
+constexpr bool reads_dst(const Inst& inst) {
+  if (inst.op == Op::fma || inst.op == Op::permute2) return true;
+  return inst.mask != kNone && !inst.zero_masked && merges_under_mask(inst.op) &&
+         writes_dst(inst.op) && !writes_mask(inst.op);
+}
+
+/// Whether `a` is a register that the instruction reads.
+constexpr bool reads_a(Op op) {
+  return op == Op::copy || op == Op::store || op == Op::stream ||
+         (op >= Op::fma && op != Op::mask_const);
+}
+
+/// Whether `b` is a register that the instruction reads.
+constexpr bool reads_b(const Inst& inst) { return inst.b_kind == Operand::reg; }
+
+/// Memory that the instruction reads (prefetch does not count: it has no effect on values).
+constexpr bool reads_memory(const Inst& inst) {
+  return inst.op == Op::load || inst.op == Op::broadcast || inst.b_kind == Operand::vector_mem ||
+         inst.b_kind == Operand::broadcast_mem;
+}
+constexpr bool writes_memory(Op op) { return op == Op::store || op == Op::stream; }
+
+/// Whether `mem` is in use.
+constexpr bool has_memory(const Inst& inst) {
+  return reads_memory(inst) || writes_memory(inst.op) || inst.op == Op::prefetch;
+}
+
+/// Whether the access is of a single element (not lanes along mem.lane_axis).
+constexpr bool is_element_access(const Inst& inst) {
+  return inst.op == Op::broadcast || inst.op == Op::prefetch ||
+         inst.b_kind == Operand::broadcast_mem;
+}
+
+/// Calls f(Reg, is_mask) for every register the instruction reads, `dst` among them where
+/// reads_dst() says so. `Reg&` with a mutable Inst; `dst` is then visited by for_each_write alone.
+template <class F>
+constexpr void for_each_read(const Inst& inst, F&& f) {
+  if (reads_a(inst.op)) f(inst.a, false);
+  if (reads_b(inst)) f(inst.b, false);
+  if (inst.mask != kNone) f(inst.mask, true);
+  if (reads_dst(inst)) f(inst.dst, false);
+}
+
+/// Calls f(Reg, is_mask) for the register the instruction writes, if any.
+template <class F>
+constexpr void for_each_write(const Inst& inst, F&& f) {
+  if (writes_dst(inst.op)) f(inst.dst, writes_mask(inst.op));
+}
+
+/// Calls f(Reg&, is_mask) once for every register field in use: for passes that rename.
+template <class F>
+constexpr void for_each_register(Inst& inst, F&& f) {
+  if (reads_a(inst.op)) f(inst.a, false);
+  if (reads_b(inst)) f(inst.b, false);
+  if (inst.mask != kNone) f(inst.mask, true);
+  if (writes_dst(inst.op)) f(inst.dst, writes_mask(inst.op));
+}
+
+/// "fma", "load", ...: the Op's name as in program.hpp.
+const char* to_string(Op op);
+
+}  // namespace convt::program
