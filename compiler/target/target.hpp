@@ -26,7 +26,8 @@ struct Target {
 
 std::size_t hash_value(const Target& target);
 
-/// The machine this runs on, capped by the environment variable CONVT_MAX_ISA (scalar, avx2, avx512).
+/// The machine this runs on, capped by the environment variable CONVT_MAX_ISA (scalar, avx2, avx512),
+/// which is read once. An ISA counts only when the operating system saves its registers.
 /// Machines below AVX2 get a Target of 8 lanes that only the interpreter runs.
 const Target& host_target();
 
@@ -36,7 +37,8 @@ Target generic_target(Isa isa);
 Result<Isa> parse_isa(std::string_view name);
 const char* to_string(Isa isa);
 
-/// Whether this process can execute code for `target`.
+/// Whether this process can execute machine code for `target`, CONVT_MAX_ISA respected. Never for
+/// Isa::scalar: there is no machine code for it.
 bool host_can_run(const Target& target);
 
 }  // namespace convt

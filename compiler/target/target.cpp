@@ -1,0 +1,189 @@
+#include "compiler/target/target.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace convt {
+namespace {
+
+constexpr int kIsaCount = 3;
+
+/// The table of what an ISA offers; cache sizes are the defaults of Target.
+Target shape_of(Isa isa) {
+  Target target;
+  target.isa = isa;
+  if (isa == Isa::avx512) {
+    target.lanes = 16;
+    target.vector_registers = 32;
+    target.mask_registers = 7;  // k0 means "no mask" where a mask is named
+  }
+  return target;
+}
+
+#if defined(__x86_64__)
+
+struct Cpuid {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+/// Zeros when the leaf does not exist.
+Cpuid cpuid(unsigned leaf, unsigned subleaf = 0) {
+  Cpuid r;
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  return r;
+}
+
+constexpr bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+/// Which register states the operating system saves (XCR0).
+unsigned saved_states() {
+  constexpr unsigned kOsxsave = 1u << 27;
+  if (!has(cpuid(1).ecx, kOsxsave)) return 0;
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+Isa detect_isa() {
+  constexpr unsigned kFma = 1u << 12, kAvx = 1u << 28;                   // leaf 1, ecx
+  constexpr unsigned kAvx2 = 1u << 5;                                    // leaf 7, ebx
+  constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+  constexpr unsigned kYmmState = 0x6, kZmmState = 0xe6;
+  const unsigned states = saved_states();
+  const unsigned features = cpuid(7).ebx;
+  if (!has(cpuid(1).ecx, kFma | kAvx) || !has(features, kAvx2) || !has(states, kYmmState)) {
+    return Isa::scalar;
+  }
+  return has(features, kAvx512) && has(states, kZmmState) ? Isa::avx512 : Isa::avx2;
+}
+
+/// The leaf that lists caches: Intel's 4, or AMD's with the same format. 0: none.
+unsigned cache_leaf() {
+  constexpr unsigned kAmdTopology = 1u << 22, kAmdCaches = 0x8000001d;
+  if (has(cpuid(0x80000001).ecx, kAmdTopology)) return kAmdCaches;
+  return cpuid(0).eax >= 4 ? 4 : 0;
+}
+
+/// Overwrites the cache sizes that the machine tells.
+void detect_caches(Target& target) {
+  const unsigned leaf = cache_leaf();
+  if (leaf == 0) return;
+  constexpr unsigned kMaxCaches = 16, kInstructions = 2;
+  for (unsigned i = 0; i < kMaxCaches; ++i) {
+    const Cpuid r = cpuid(leaf, i);
+    const unsigned type = r.eax & 0x1f;
+    if (type == 0) return;
+    if (type == kInstructions) continue;
+    const std::int64_t ways = (r.ebx >> 22) + 1;
+    const std::int64_t partitions = (r.ebx >> 12 & 0x3ff) + 1;
+    const std::int64_t line = (r.ebx & 0xfff) + 1;
+    const std::int64_t bytes = ways * partitions * line * (std::int64_t{r.ecx} + 1);
+    switch (r.eax >> 5 & 0x7) {
+      case 1: target.l1_bytes = bytes; break;
+      case 2: target.l2_bytes = bytes; break;
+      case 3: target.l3_bytes = bytes; break;
+      default: break;
+    }
+  }
+}
+
+#else  // not x86-64: the interpreter runs everywhere
+
+Isa detect_isa() { return Isa::scalar; }
+void detect_caches(Target&) {}
+
+#endif
+
+/// The ISA of CONVT_MAX_ISA; the best there is when it is not set.
+Isa isa_cap() {
+  const char* text = std::getenv("CONVT_MAX_ISA");
+  if (text == nullptr || *text == '\0') return Isa::avx512;
+  const Result<Isa> isa = parse_isa(text);
+  if (isa.ok()) return *isa;
+  // There is no caller to return an error to, and ignoring a mistyped cap in silence would make a
+  // test of AVX2 pass on AVX-512.
+  std::fprintf(stderr, "convt: CONVT_MAX_ISA is ignored: %s\n", isa.error().message.c_str());
+  return Isa::avx512;
+}
+
+Target detect() {
+  const Isa cap = isa_cap();
+  const Isa isa = detect_isa();
+  Target target = shape_of(isa < cap ? isa : cap);
+  detect_caches(target);
+  return target;
+}
+
+/// "48K", "32M", "1500".
+std::string bytes_text(std::int64_t bytes) {
+  constexpr std::int64_t kKilo = 1024, kMega = 1024 * 1024;
+  if (bytes != 0 && bytes % kMega == 0) return std::to_string(bytes / kMega) + "M";
+  if (bytes != 0 && bytes % kKilo == 0) return std::to_string(bytes / kKilo) + "K";
+  return std::to_string(bytes);
+}
+
+}  // namespace
+
+std::string Target::to_text() const {
+  return std::string(to_string(isa)) + " l1=" + bytes_text(l1_bytes) +
+         " l2=" + bytes_text(l2_bytes) + " l3=" + bytes_text(l3_bytes);
+}
+
+std::size_t hash_value(const Target& target) {
+  std::uint64_t hash = 0;
+  const auto mix = [&hash](std::int64_t value) {
+    hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 32;
+  };
+  mix(static_cast<std::int64_t>(target.isa));
+  mix(target.lanes);
+  mix(target.vector_registers);
+  mix(target.mask_registers);
+  mix(target.l1_bytes);
+  mix(target.l2_bytes);
+  mix(target.l3_bytes);
+  return static_cast<std::size_t>(hash);
+}
+
+const Target& host_target() {
+  static const Target target = detect();
+  return target;
+}
+
+Target generic_target(Isa isa) {
+  Target target = shape_of(isa);
+  if (isa == Isa::avx512) {
+    target.l1_bytes = 48 * 1024;
+    target.l2_bytes = 1024 * 1024;
+    target.l3_bytes = 32 * 1024 * 1024;
+  }
+  return target;
+}
+
+Result<Isa> parse_isa(std::string_view name) {
+  for (int i = 0; i < kIsaCount; ++i) {
+    const Isa isa = static_cast<Isa>(i);
+    if (name == to_string(isa)) return isa;
+  }
+  return Error{ErrorCode::invalid_argument,
+               "isa must be scalar, avx2 or avx512, got '" + std::string(name) + "'"};
+}
+
+const char* to_string(Isa isa) {
+  switch (isa) {
+    case Isa::scalar: return "scalar";
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+  }
+  return "?";
+}
+
+bool host_can_run(const Target& target) {
+  return target.isa != Isa::scalar && target.isa <= host_target().isa;
+}
+
+}  // namespace convt
