@@ -116,6 +116,8 @@ if [[ -x $convt && -f $layers ]]; then
     step "real layers, $layout" \
       "$convt" verify --layers "$layers" --ignore-post --layout "$layout" --threads 2
   done
+else
+  printf '\n== real layers: SKIPPED, no %s or no %s\n' "$convt" "$layers"
 fi
 
 if ((full)); then
