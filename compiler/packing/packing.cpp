@@ -1,0 +1,101 @@
+#include "compiler/packing/packing.hpp"
+
+#include <algorithm>
+
+namespace convt {
+namespace {
+
+/// Where the tap at `position` of the phase-sorted w axis stands: its group's first position, the
+/// group's size, and its place within.
+struct GroupPlace {
+  std::int64_t first = 0;
+  std::int64_t size = 0;
+  std::int64_t within = 0;
+};
+
+GroupPlace find_group(const std::vector<std::int32_t>& groups, std::int64_t position) {
+  std::int64_t first = 0;
+  for (const std::int32_t size : groups) {
+    if (position < first + size) return {first, size, position - first};
+    first += size;
+  }
+  return {first, 0, position - first};  // not reached: the groups sum to the axis' length
+}
+
+std::size_t mix(std::size_t seed, std::int64_t value) {
+  auto x = seed ^ (static_cast<std::uint64_t>(value) + 0x9e3779b97f4a7c15u + (seed << 6));
+  x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
+  return x ^ (x >> 32);
+}
+
+/// Where a tap's weights stand: offset of channels (0, 0) of group 0, and from one ic to the next.
+struct TapPlace {
+  std::int64_t offset = 0;
+  std::int64_t ic_step = 0;
+};
+
+/// In the canonical order of taps (d, h, w row-major).
+std::vector<TapPlace> tap_places(const PackedLayout& layout) {
+  std::vector<TapPlace> places;
+  for (std::int64_t kd = 0; kd < layout.kernel[0]; ++kd) {
+    for (std::int64_t kh = 0; kh < layout.kernel[1]; ++kh) {
+      for (std::int64_t kw = 0; kw < layout.kernel[2]; ++kw) {
+        const std::int64_t offset = layout.offset(0, 0, 0, kd, kh, kw);
+        const std::int64_t step = layout.ic > 1 ? layout.offset(0, 1, 0, kd, kh, kw) - offset : 0;
+        places.push_back({offset, step});
+      }
+    }
+  }
+  return places;
+}
+
+}  // namespace
+
+std::int64_t PackedLayout::elements() const {
+  return groups * oc_tiles() * kernel[0] * kernel[1] * kernel[2] * ic * oc_tile;
+}
+
+std::int64_t PackedLayout::offset(std::int64_t group, std::int64_t ic_index, std::int64_t oc_index,
+                                  std::int64_t kd, std::int64_t kh, std::int64_t kw) const {
+  const std::int64_t tile = oc_index / oc_tile;
+  const std::int64_t d = position[0][static_cast<std::size_t>(kd)];
+  const std::int64_t h = position[1][static_cast<std::size_t>(kh)];
+  const GroupPlace w = find_group(w_groups, position[2][static_cast<std::size_t>(kw)]);
+
+  std::int64_t place = group * oc_tiles() + tile;
+  place = place * kernel[0] + d;
+  place = place * kernel[1] + h;
+  // Tap groups differ in size, so from here on count weights, not equal blocks.
+  place = (place * kernel[2] + w.first) * ic;
+  place += ic_index * w.size + w.within;
+  return place * oc_tile + oc_index % oc_tile;
+}
+
+std::size_t PackedLayout::hash() const {
+  std::size_t h = 0x636f6e7674706b31u;  // changes when the packed order does
+  for (const std::int64_t field : {groups, ic, oc, oc_tile}) h = mix(h, field);
+  for (std::size_t axis = 0; axis < kernel.size(); ++axis) {
+    h = mix(h, kernel[axis]);
+    for (const std::int32_t place : position[axis]) h = mix(h, place);
+  }
+  for (const std::int32_t size : w_groups) h = mix(h, size);
+  return h;
+}
+
+void pack_weights(const PackedLayout& layout, const float* canonical, float* packed) {
+  if (layout.oc % layout.oc_tile != 0) std::fill_n(packed, layout.elements(), 0.0f);
+  const std::vector<TapPlace> taps = tap_places(layout);
+  // Canonical order: [group][ic][oc][tap].
+  for (std::int64_t group = 0; group < layout.groups; ++group) {
+    for (std::int64_t ic = 0; ic < layout.ic; ++ic) {
+      for (std::int64_t oc = 0; oc < layout.oc; ++oc) {
+        // offset() is linear in ic once the tap is fixed, so one call serves all taps.
+        const std::int64_t first = layout.offset(group, 0, oc, 0, 0, 0) - taps[0].offset;
+        for (const TapPlace& tap : taps)
+          packed[first + tap.offset + ic * tap.ic_step] = *canonical++;
+      }
+    }
+  }
+}
+
+}  // namespace convt

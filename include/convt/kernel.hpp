@@ -1,0 +1,146 @@
+// Kernel: one layer, compiled. Packs weights once, then runs from any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <convt/parallel_for.hpp>
+#include <convt/problem.hpp>
+#include <convt/result.hpp>
+
+namespace convt {
+
+class Kernel;
+struct KernelState;
+
+/// Memory that holds packed weights. It begins with a 64-byte header that names the packed layout,
+/// so run() can tell weights of another kernel, or unpacked ones, from its own.
+struct WeightsView {
+  const void* data = nullptr;
+  std::size_t bytes = 0;  ///< readable bytes at `data`
+};
+
+/// Packed weights that own their memory. Immutable; a copy shares it. They outlive their kernel and
+/// fit every kernel of the same packed layout (of another batch or thread count, for one).
+class PackedWeights {
+ public:
+  PackedWeights() = default;
+
+  [[nodiscard]] const void* data() const { return view_.data; }  ///< 64-byte aligned
+  [[nodiscard]] std::size_t bytes() const { return view_.bytes; }
+  [[nodiscard]] WeightsView view() const { return view_; }
+  operator WeightsView() const { return view_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  friend class Kernel;
+  PackedWeights(std::shared_ptr<const void> memory, std::size_t bytes)
+      : memory_(std::move(memory)), view_{memory_.get(), bytes} {}
+
+  std::shared_ptr<const void> memory_;
+  WeightsView view_;
+};
+
+/// What one run works on. Element type and layout are the Problem's; no pointer needs an alignment.
+struct RunArguments {
+  std::int64_t batch = 1;      ///< images N; 0 does nothing
+  const void* src = nullptr;   ///< x: (N, Cin, I...) or (N, I..., Cin)
+  WeightsView weights{};       ///< of Kernel::pack or pack_into; a PackedWeights converts
+  const void* bias = nullptr;  ///< (Cout); needed when problem.bias, otherwise null
+  /// y: (N, Cout, O...) or (N, O..., Cout). May share no byte with x, the weights or the bias.
+  void* dst = nullptr;
+  /// At most so many threads, the caller's included. 0: as many as the machine has. 1: only the
+  /// caller's. Small layers use fewer. The result does not depend on it, bit for bit.
+  int threads = 0;
+  ParallelFor parallel_for{};  ///< the user's threads; none: the Runtime's own pool
+  /// Scratch memory of the caller's, 64-byte aligned, untouched by others during the run; null: the
+  /// kernel's own. Kernel::workspace_bytes(threads) is enough; with less, fewer threads are used.
+  void* workspace = nullptr;
+  std::size_t workspace_bytes = 0;
+};
+
+/// Where compile() spent its time, in microseconds.
+struct CompileTimes {
+  double plan_us = 0;
+  double lower_us = 0;  ///< lowering, legalisation and register allocation
+  double verify_us = 0;
+  double emit_us = 0;     ///< machine code; 0 for the interpreter
+  double install_us = 0;  ///< copying into executable memory
+  double total_us = 0;
+};
+
+/// A plan that was weighed.
+struct PlanCandidate {
+  std::string plan;
+  double predicted_us = 0;  ///< one image, one thread
+  double useful_lanes = 0;  ///< 0..1: share of multiply-add lanes that reach an output
+  std::string why;          ///< why it was not taken
+};
+
+/// What compile() decided and what became of it.
+struct KernelInfo {
+  std::string symbol;   ///< the kernel's one name: convt_<family>_<layer>_<isa>_<hash>
+  std::string backend;  ///< "xbyak" or "interpreter"
+  std::string target;   ///< machine it was compiled for
+  std::string layer;    ///< Problem::to_text()
+  std::string plan;
+  std::string reason;  ///< why this plan, in words
+  std::string note;  ///< what did not go as planned (a refused candidate, no AVX-512); mostly empty
+  double predicted_us = 0;
+  double useful_lanes = 0;
+  std::vector<PlanCandidate> rejected;  ///< best first
+  CompileTimes times;
+  std::size_t code_bytes = 0;  ///< machine code and its constants; 0 for the interpreter
+  std::size_t packed_weights_bytes = 0;
+  std::size_t workspace_bytes = 0;  ///< one thread's
+
+  /// All of the above for people, several lines.
+  [[nodiscard]] std::string to_text() const;
+};
+
+/// A handle; copies share the compiled code, which lives as long as any of them.
+class Kernel {
+ public:
+  explicit Kernel(std::shared_ptr<const KernelState> state) : state_(std::move(state)) {}
+
+  [[nodiscard]] const Problem& problem() const;
+  [[nodiscard]] const KernelInfo& info() const;
+
+  /// Packs canonical weights (Cin, Cout/g, K...), row-major, `count` elements. Errors:
+  /// invalid_argument when canonical is null or count is not the layer's; out_of_memory.
+  [[nodiscard]] Result<PackedWeights> pack(const float* canonical, std::size_t count) const;
+
+  /// Size of the packed weights with their header.
+  [[nodiscard]] std::size_t packed_weights_bytes() const;
+
+  /// As pack(), into memory of the caller's (at least packed_weights_bytes() bytes, any alignment,
+  /// 64 is fastest). The returned view is what run() takes; the bytes may be copied, stored and
+  /// mapped elsewhere.
+  [[nodiscard]] Result<WeightsView> pack_into(const float* canonical, std::size_t count,
+                                              void* packed, std::size_t packed_bytes) const;
+
+  /// Workspace that lets a run use `threads` threads; 0 for most kernels.
+  [[nodiscard]] std::size_t workspace_bytes(int threads) const;
+
+  /// Computes y. Re-entrant; allocates nothing. Errors (invalid_argument, before any byte is
+  /// written): a pointer missing, batch negative or too large, weights packed for another layout, y
+  /// overlapping an input, a workspace too small or misaligned.
+  Status run(const RunArguments& arguments) const;
+
+  /// The machine code, as it stands in memory; empty for the interpreter.
+  [[nodiscard]] std::span<const std::uint8_t> code() const;
+
+  /// The kernel's Program (legalised, registers allocated) as text. Made anew at each call.
+  [[nodiscard]] Result<std::string> program_text() const;
+
+  [[nodiscard]] const KernelState& state() const { return *state_; }  ///< for convt's own tools
+
+ private:
+  std::shared_ptr<const KernelState> state_;
+};
+
+}  // namespace convt

@@ -1,0 +1,88 @@
+// Runtime: compiles Problems into Kernels and keeps them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <convt/kernel.hpp>
+#include <convt/problem.hpp>
+#include <convt/result.hpp>
+
+namespace convt {
+
+enum class Backend : std::uint8_t {
+  automatic,    ///< machine code where this machine can run it, otherwise the interpreter
+  xbyak,        ///< machine code or an error
+  interpreter,  ///< the same arithmetic in the same order, slowly: for tests and foreign machines
+};
+
+const char* to_string(Backend backend);
+
+/// How to compile. Part of the key under which a kernel is kept.
+struct Options {
+  Backend backend = Backend::automatic;
+  bool strict = false;  ///< refuse plans with under 25% useful lanes instead of running them slowly
+  std::string plan;     ///< plan to use, as KernelInfo::plan prints it; empty: convt chooses
+  std::string isa;      ///< "scalar", "avx2", "avx512": compile for this; empty: for this machine
+
+  bool operator==(const Options&) const = default;
+};
+
+/// How a Runtime behaves; fixed when it is made.
+struct RuntimeOptions {
+  /// Bound of the compiled code kept, in bytes (machine code, constants and book-keeping). Kernels
+  /// in use outlive their eviction.
+  std::size_t cache_bytes = std::size_t{64} << 20;
+  /// Threads of the pool, the caller's included. 0: the CPUs this process may use.
+  int threads = 0;
+  /// Predicted work, in microseconds, that is worth a thread of its own: a run uses at most
+  /// predicted time / task_us threads. 0: split however small the layer is.
+  double task_us = 10;
+};
+
+/// Counters since the Runtime was made, and what it holds now.
+struct CacheStatistics {
+  std::uint64_t hits = 0;
+  std::uint64_t misses = 0;    ///< look-ups that found no finished kernel
+  std::uint64_t compiles = 0;  ///< misses less those who waited for another thread's compile
+  std::uint64_t failures = 0;  ///< compiles that ended in an error
+  std::uint64_t evictions = 0;
+  std::size_t kernels = 0;           ///< kept now
+  std::size_t bytes = 0;             ///< kept now
+  std::size_t executable_bytes = 0;  ///< in use in executable memory, by evicted kernels too
+};
+
+/// Safe to use from any number of threads. After fork() the child may go on using it.
+class Runtime {
+ public:
+  explicit Runtime(const RuntimeOptions& options = {});
+  ~Runtime();  ///< its kernels stay usable
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  /// The process-wide one, of default options. Never destroyed.
+  static Runtime& instance();
+
+  /// The kernel of `problem`: a kept one (below a microsecond), or a new one (a few hundred).
+  /// However many threads ask for the same at once, it is compiled once. Errors: invalid_argument
+  /// when problem or options are wrong; unsupported when no plan fits, strict refuses them all, or
+  /// Backend::xbyak meets a machine without AVX-512; out_of_memory. Nothing is kept of a failure.
+  Result<Kernel> compile(const Problem& problem, const Options& options = {});
+
+  [[nodiscard]] CacheStatistics statistics() const;
+
+  /// Forgets all kernels; those in use live on.
+  void clear();
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+/// Runtime::instance().compile(...).
+Result<Kernel> compile(const Problem& problem, const Options& options = {});
+
+}  // namespace convt
