@@ -1,8 +1,19 @@
 // Linearisation: from affine indices per axis to a few base pointers with displacements.
 //
-// Every distinct (buffer, affine byte offset) of a stage becomes one *stream*: a pointer that is
-// initialised where the scalars it depends on are known and then only incremented by the loops it
-// varies with (strength reduction). Shared by all backends that emit addresses.
+// The byte offset of an operand is linear in the scalars. Operands of one buffer whose offsets
+// differ by nothing but a constant share a *stream*: a pointer that is initialised as far out as
+// the scalars it depends on allow, and then only incremented by the loops it varies with (strength
+// reduction):
+//
+//     loop ic                                       s0 = weights + 64*phase     before `loop ic`
+//       loop kw                               ->    loop ic
+//         fma v0, v1, weights[phase, ic, kw]          loop kw
+//       end                                             fma v0, v1, [s0]
+//     end                                               s0 += coefficient of kw
+//                                                     s0 += coefficient of ic - kw's * trips of kw
+//
+// A loop that ends leaves the pointer past its last iteration; the loop around it takes that back
+// in its own step, so that no loop exit needs code. Shared by all backends that emit addresses.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +25,45 @@ namespace convt::program {
 
 using StreamId = std::uint16_t;
 
+/// "Stream" of operands in the constant block at a constant offset: they are addressed relative to
+/// the block itself, by `displacement` bytes.
+inline constexpr StreamId kConstantBlock = 0xfffe;
+
 struct Stream {
   BufferId buffer = 0;
-  /// Byte offset from the buffer's begin, without the constant part. Terms over scalars.
+  /// Bytes from the buffer's begin at `init_at`. Counters of loops that step the stream do not
+  /// occur.
   Affine bytes;
   std::int32_t init_at = 0;   ///< index in code before which the stream is initialised
   std::int32_t last_use = 0;  ///< index in code of the end of its live range
   int uses_depth = 0;         ///< deepest loop nesting of a use
+  int uses = 0;               ///< operands at that depth
+};
+
+/// stream += bytes - rewind * rewind_trip, at the end of each iteration of a loop.
+struct StreamStep {
+  std::int32_t at = 0;  ///< index in code of the end_loop
+  StreamId stream = kNone;
+  std::int64_t bytes = 0;
+  ScalarId rewind_trip = kNone;  ///< the trip of the loop inside, if that is a scalar
+  std::int64_t rewind = 0;
 };
 
 struct LinearStage {
-  std::vector<Stream> streams;
-  /// Per instruction of the stage: its stream and constant byte displacement (kNone: no memory operand).
+  std::vector<Stream> streams;    ///< ascending init_at
+  std::vector<StreamStep> steps;  ///< ascending at
+  /// Per instruction of the stage: its stream and constant byte displacement.
   struct Operand {
-    StreamId stream = kNone;
+    StreamId stream = kNone;  ///< kNone: no memory operand
     std::int32_t displacement = 0;
   };
   std::vector<Operand> operands;
+  /// Per scalar of the Program: known to be 0 throughout this stage (coordinates of extent 1,
+  /// counters of loops of at most one trip). No `bytes` above mentions them.
+  std::vector<bool> always_zero;
 };
 
+/// `stage` is one of the program's, with well-formed nesting.
 LinearStage linearise(const Program& program, const Stage& stage);
 
 }  // namespace convt::program
