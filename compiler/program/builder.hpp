@@ -80,8 +80,8 @@ class Builder {
   void grow_slots();
 
   Program program_;
-  std::vector<std::int32_t> open_;    ///< indices of open loops and ifs
-  std::vector<AddressId> slots_;      ///< open-addressing hash set of addresses; kNone: free
+  std::vector<std::int32_t> open_;  ///< indices of open loops and ifs
+  std::vector<AddressId> slots_;    ///< open-addressing hash set of addresses; kNone: free
 };
 
 }  // namespace convt::program

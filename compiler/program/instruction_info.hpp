@@ -18,8 +18,7 @@ constexpr bool writes_dst(Op op) {
   return !is_structure(op) && op != Op::store && op != Op::stream && op != Op::prefetch;
 }
 
-/// Whether `dst` (and, in an instruction that has one, `mask`) is of the mask class. With
-/// program.mask_registers == 0 that class is the vector class.
+/// Whether `dst` is of the mask class.
 constexpr bool writes_mask(Op op) { return op == Op::mask_const; }
 
 /// Ops whose masked lanes keep the destination's old value (unless zero_masked).
@@ -59,8 +58,14 @@ constexpr bool is_element_access(const Inst& inst) {
          inst.b_kind == Operand::broadcast_mem;
 }
 
+/// Whether Inst::mask names vector registers (see Program::mask_registers). The `is_mask` below
+/// says which field it is, not which class: ask this too.
+inline bool masks_are_vectors(const Program& program) {
+  return program.mask_registers == 0 && program.mreg_count == 0;
+}
+
 /// Calls f(Reg, is_mask) for every register the instruction reads, `dst` among them where
-/// reads_dst() says so. `Reg&` with a mutable Inst; `dst` is then visited by for_each_write alone.
+/// reads_dst() says so.
 template <class F>
 constexpr void for_each_read(const Inst& inst, F&& f) {
   if (reads_a(inst.op)) f(inst.a, false);

@@ -49,8 +49,7 @@ namespace {
 /// Id of the address of word 0 of the constant block; keeps the block's extent in step.
 AddressId constants_address(Program& program) {
   std::size_t buffer = 0;
-  while (buffer < program.buffers.size() &&
-         program.buffers[buffer].kind != BufferKind::constants) {
+  while (buffer < program.buffers.size() && program.buffers[buffer].kind != BufferKind::constants) {
     ++buffer;
   }
   if (buffer == program.buffers.size()) {
@@ -94,11 +93,11 @@ Mem vector_constant(Program& program, std::span<const std::uint32_t> words) {
 
 const char* to_string(Op op) {
   static constexpr const char* kNames[] = {
-      "loop",        "end_loop",    "if_equal",    "end_if",      "let",        "comment",
-      "zero",        "copy",        "load",        "broadcast",   "store",      "stream",
-      "prefetch",    "fma",         "add",         "sub",         "mul",        "select",
-      "permute",     "permute2",    "unpack_lo32", "unpack_hi32", "unpack_lo64", "unpack_hi64",
-      "shuffle128",  "mask_const"};
+      "loop",       "end_loop",  "if_equal",    "end_if",      "let",         "comment",
+      "zero",       "copy",      "load",        "broadcast",   "store",       "stream",
+      "prefetch",   "fma",       "add",         "sub",         "mul",         "select",
+      "permute",    "permute2",  "unpack_lo32", "unpack_hi32", "unpack_lo64", "unpack_hi64",
+      "shuffle128", "mask_const"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(Op::mask_const) + 1);
   return kNames[static_cast<std::size_t>(op)];
 }

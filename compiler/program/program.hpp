@@ -130,7 +130,8 @@ enum class Op : std::uint8_t {
   let,       ///< defines a scalar of kind let or batch_count from here to the end of the block
   comment,   ///< names the role of what follows (text = comments[imm])
   // Vectors. d = dst, a, b = registers; b may instead be a memory operand (whole vector, or one
-  // element broadcast to all lanes).
+  // element broadcast to all lanes). Under a mask, a whole-vector operand touches the active lanes
+  // only; a broadcast element and the index of a permute are always read whole.
   zero,       ///< d = 0
   copy,       ///< d = a
   load,       ///< d = mem            masked: other lanes are 0 and their memory is not touched
@@ -187,7 +188,10 @@ struct Program {
   std::string name;
   int lanes = 16;             ///< 32-bit lanes a vector
   int vector_registers = 32;  ///< of the Target
-  int mask_registers = 7;     ///< of the Target; 0: masks live in vector registers (AVX2)
+  /// Of the Target. 0 (AVX2): legalise() puts masks into vector registers. Inst::mask then names a
+  /// vector register, a lane is active when its word's top bit is set (constants hold all ones or
+  /// 0), there is no mask_const, and mreg_count is 0.
+  int mask_registers = 7;
   std::vector<Scalar> scalars;
   std::vector<Table> tables;
   std::vector<Buffer> buffers;

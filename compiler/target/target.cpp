@@ -49,8 +49,8 @@ unsigned saved_states() {
 }
 
 Isa detect_isa() {
-  constexpr unsigned kFma = 1u << 12, kAvx = 1u << 28;                   // leaf 1, ecx
-  constexpr unsigned kAvx2 = 1u << 5;                                    // leaf 7, ebx
+  constexpr unsigned kFma = 1u << 12, kAvx = 1u << 28;                     // leaf 1, ecx
+  constexpr unsigned kAvx2 = 1u << 5;                                      // leaf 7, ebx
   constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
   constexpr unsigned kYmmState = 0x6, kZmmState = 0xe6;
   const unsigned states = saved_states();
@@ -83,10 +83,17 @@ void detect_caches(Target& target) {
     const std::int64_t line = (r.ebx & 0xfff) + 1;
     const std::int64_t bytes = ways * partitions * line * (std::int64_t{r.ecx} + 1);
     switch (r.eax >> 5 & 0x7) {
-      case 1: target.l1_bytes = bytes; break;
-      case 2: target.l2_bytes = bytes; break;
-      case 3: target.l3_bytes = bytes; break;
-      default: break;
+      case 1:
+        target.l1_bytes = bytes;
+        break;
+      case 2:
+        target.l2_bytes = bytes;
+        break;
+      case 3:
+        target.l3_bytes = bytes;
+        break;
+      default:
+        break;
     }
   }
 }
@@ -175,9 +182,12 @@ Result<Isa> parse_isa(std::string_view name) {
 
 const char* to_string(Isa isa) {
   switch (isa) {
-    case Isa::scalar: return "scalar";
-    case Isa::avx2: return "avx2";
-    case Isa::avx512: return "avx512";
+    case Isa::scalar:
+      return "scalar";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
   }
   return "?";
 }
