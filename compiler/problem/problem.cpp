@@ -305,6 +305,19 @@ Status validate(const Problem& problem) {
   return ok_status();
 }
 
+Status validate_batch(const Problem& problem, std::int64_t batch) {
+  if (auto error = check_range("batch", batch, 0, kMaxExtent, problem.rank, -1)) return *error;
+  if (auto error =
+          check_tensor("input tensor", batch, problem.src_pitch(), problem, &Axis::input)) {
+    return *error;
+  }
+  if (auto error =
+          check_tensor("output tensor", batch, problem.dst_pitch(), problem, &Axis::output)) {
+    return *error;
+  }
+  return ok_status();
+}
+
 Result<Problem> parse_problem(std::string_view text) {
   TextReader reader(text);
   Problem problem;

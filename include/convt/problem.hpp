@@ -83,6 +83,9 @@ struct Problem {
 /// each). The message names parameter, value and axis.
 Status validate(const Problem& problem);
 
+/// Checks a batch for a valid Problem: not negative, and the whole tensors below 2^40 bytes.
+Status validate_batch(const Problem& problem, std::int64_t batch);
+
 Result<Problem> parse_problem(std::string_view text);
 
 std::size_t hash_value(const Problem& problem);

@@ -1,0 +1,72 @@
+// The layers file: one JSON object a line, each a layer. Read by every command that takes --layers,
+// and for a single layer by --layer.
+//
+//   key                          meaning                                             default
+//   name                         shown in reports                                    ""
+//   rank                         1, 2 or 3 spatial axes                              length of `in`
+//   n                            batch                                               1
+//   ic, oc                       input and output channels                           required
+//   in                           input lengths, outermost axis first                 required
+//   k                            kernel lengths                                      required
+//   s, d                         strides, dilations                                  1
+//   p | p_begin + p_end          crop at both ends | at each end                     0
+//   op                           output padding: what the end crop leaves standing   0
+//   zero_tail                    trailing positions that are exactly 0               0
+//   g                            groups                                              1
+//   bias                         whether there is one                                false
+//   post                         epilogue steps                                      []
+//   dtype, layout                "f32"; "nchw" | "nhwc"                              f32, nchw
+//   src_channel_pitch, dst_...   as in Problem                                       0 (dense)
+//   out                          checked: output lengths                             -
+//   macs                         checked when `verified` is true: n * live_macs()    -
+//   source, note                 kept for reports                                    ""
+//
+// Per-axis values are lists of `rank` integers, or one integer for all axes. The output length is
+// (in-1)*s + (k-1)*d + 1 - p_begin - p_end + op. Other keys are ignored, except for long spellings
+// of the ones above ("stride") without the short one: those would be silently lost settings.
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <convt/problem.hpp>
+#include <convt/result.hpp>
+
+namespace convt {
+
+struct Layer {
+  std::string name;
+  std::int64_t batch = 1;
+  Problem problem;  ///< valid, and valid with this batch
+  std::vector<std::string> post;
+  std::string source;
+  std::string note;
+
+  bool operator==(const Layer&) const = default;
+};
+
+struct LayerOptions {
+  bool ignore_post = false;      ///< drop every layer's epilogue steps
+  std::optional<Layout> layout;  ///< overrides the layers' own
+};
+
+/// One layer. The message names the key at fault.
+Result<Layer> parse_layer(std::string_view json_text, const LayerOptions& options = {});
+
+/// All layers of a file; lines of white space are skipped. The first error ends the reading and its
+/// message begins with "path:line: ". A file without any layer is an error.
+Result<std::vector<Layer>> read_layers_file(const std::string& path,
+                                            const LayerOptions& options = {});
+
+/// As read_layers_file; `name` stands for the path in messages.
+Result<std::vector<Layer>> read_layers(std::istream& stream, const std::string& name,
+                                       const LayerOptions& options = {});
+
+/// One line that parse_layer() reads back to an equal Layer.
+std::string layer_to_json(const Layer& layer);
+
+}  // namespace convt
