@@ -10,8 +10,8 @@
 
 namespace convt {
 
-/// Emits an allocated, verified Program of 16 lanes. ErrorCode::unsupported when the code would exceed
-/// kMaxCodeBytes or the Program is not for AVX-512.
+/// Emits an allocated, verified Program of 16 lanes. ErrorCode::unsupported when the code would
+/// exceed kMaxCodeBytes or the Program is not for AVX-512.
 Result<Code> emit_xbyak(const program::Program& program, std::string symbol);
 
 inline constexpr std::size_t kMaxCodeBytes = 64 * 1024;  ///< instructions of one kernel

@@ -1,0 +1,126 @@
+#include "compiler/backend/xbyak/emit.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "compiler/backend/xbyak/stage_emitter.hpp"
+#include "compiler/program/instruction_info.hpp"
+
+namespace convt {
+namespace {
+
+using program::Inst;
+using program::Program;
+using Xbyak::CodeGenerator;
+
+constexpr std::size_t kCodeAlignment = 64;
+constexpr std::uint8_t kBreakpoint = 0xcc;
+
+/// Instructions go here first, so that an emitter never sees executable memory. Larger than a
+/// kernel may be: what is a little too large can then be told by how much.
+class Buffer {
+ public:
+  static constexpr std::size_t kBytes = 2 * kMaxCodeBytes;
+  std::uint8_t* begin() {
+    const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(bytes_.data()) % kCodeAlignment;
+    return bytes_.data() + (kCodeAlignment - misaligned) % kCodeAlignment;
+  }
+
+ private:
+  std::vector<std::uint8_t> bytes_ = std::vector<std::uint8_t>(kBytes + kCodeAlignment);
+};
+
+Error unsupported(std::string message) { return {ErrorCode::unsupported, std::move(message)}; }
+
+/// An empty string, or what in the Program this backend does not take.
+std::string find_obstacle(const Program& program) {
+  if (program.lanes != 16) {
+    return "the Xbyak backend emits AVX-512 (16 lanes), the program has " +
+           std::to_string(program.lanes) + " lanes";
+  }
+  if (!program.allocated) return "the program's registers are not allocated";
+  bool in_range = true;
+  const auto check = [&](program::Reg reg, bool is_mask) {
+    in_range = in_range && reg < (is_mask ? 7 : 32);
+  };
+  for (const program::Stage& stage : program.stages) {
+    for (const Inst& inst : stage.code) {
+      for_each_read(inst, check);
+      for_each_write(inst, check);
+    }
+  }
+  return in_range ? "" : "the program names more than 32 vector or 7 mask registers";
+}
+
+std::string too_large(std::size_t bytes, const char* qualifier) {
+  return "the kernel's instructions take " + std::string(qualifier) + std::to_string(bytes) +
+         " bytes; at most " + std::to_string(kMaxCodeBytes) + " are allowed";
+}
+
+xbyak::ConstantBlock make_constant_block(const Program& program) {
+  xbyak::ConstantBlock block;
+  std::size_t words = program.constants.size();
+  for (const program::Table& table : program.tables) {
+    block.table_offset.push_back(static_cast<std::int64_t>(4 * words));
+    words += table.values.size();
+  }
+  return block;
+}
+
+void emit_padding(CodeGenerator& code) {
+  while (code.getSize() % kCodeAlignment != 0) code.db(kBreakpoint);
+}
+
+template <class Word>
+void append_words(std::vector<std::uint8_t>& bytes, const std::vector<Word>& words) {
+  static_assert(sizeof(Word) == 4);
+  const std::size_t at = bytes.size();
+  bytes.resize(at + 4 * words.size());
+  if (!words.empty()) std::memcpy(bytes.data() + at, words.data(), 4 * words.size());
+}
+
+Result<Code> emit_program(const Program& program, std::string symbol) {
+  thread_local Buffer buffer;
+  CodeGenerator assembler(Buffer::kBytes, buffer.begin());
+  xbyak::ConstantBlock constants = make_constant_block(program);
+  Code code;
+  code.symbol = std::move(symbol);
+  for (const program::Stage& stage : program.stages) {
+    emit_padding(assembler);
+    code.stage_entries.push_back(assembler.getSize());
+    const std::string error =
+        xbyak::StageEmitter(assembler, program, stage, constants, code.roles).emit();
+    if (!error.empty()) return unsupported("stage " + stage.name + ": " + error);
+  }
+  if (assembler.getSize() > kMaxCodeBytes) return unsupported(too_large(assembler.getSize(), ""));
+  emit_padding(assembler);
+  assembler.L(constants.begin);
+  code.constants_offset = assembler.getSize();
+  code.bytes.assign(assembler.getCode(), assembler.getCode() + assembler.getSize());
+  append_words(code.bytes, program.constants);
+  for (const program::Table& table : program.tables) append_words(code.bytes, table.values);
+  return code;
+}
+
+}  // namespace
+
+Result<Code> emit_xbyak(const Program& program, std::string symbol) {
+  std::string obstacle = find_obstacle(program);
+  if (!obstacle.empty()) return unsupported(std::move(obstacle));
+  try {
+    return emit_program(program, std::move(symbol));
+  } catch (const Xbyak::Error& error) {
+    if (error == Xbyak::ERR_CODE_IS_TOO_BIG) {
+      return unsupported(too_large(Buffer::kBytes, "more than "));
+    }
+    return Error{ErrorCode::internal, std::string("Xbyak: ") + error.what()};
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::out_of_memory, "no memory to emit a kernel"};
+  }
+}
+
+}  // namespace convt
