@@ -20,17 +20,23 @@ enum class Family : std::uint8_t {
   space_lanes,    ///< consecutive positions in the lanes, weights broadcast
 };
 
+/// How a tile covers the innermost axis (see tiling.hpp).
+enum class Phases : std::uint8_t {
+  one,  ///< consecutive positions of one phase; border cases are static bodies
+  all,  ///< consecutive positions of every phase: a contiguous piece of the output row
+  row,  ///< one output, its live taps from a table in a run-time loop: any kernel, any stride
+};
+
 struct Plan {
   Family family = Family::channel_lanes;
   int lanes = 16;
-  int oc_vectors = 1;  ///< channel lanes: vectors of output channels a tile
-  int oc_tile = 1;     ///< space lanes: output channels a tile
+  Phases phases = Phases::one;
+  int channels = 16;   ///< output channels a tile; channel lanes: a multiple of lanes
   int positions = 1;   ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
-  bool all_phases = false;  ///< the tile holds every phase of the innermost axis
-  int tap_chunk = 0;        ///< innermost taps a body multiplies together; 0: all
-  int ic_unroll = 1;
+  int ic_unroll = 1;   ///< input channels a trip of the innermost loop
   bool operator==(const Plan&) const = default;
 
+  /// "channel_lanes lanes=16 phases=one channels=64 positions=6 ic_unroll=2"
   [[nodiscard]] std::string to_text() const;
 };
 

@@ -67,6 +67,9 @@ class Builder {
   void permute2(Reg d, Reg a, Reg index);
   void shuffle128(Reg d, Reg a, Reg b, int imm);
 
+  /// What has been written so far.
+  [[nodiscard]] const Program& program() const { return program_; }
+
   Program finish();
 
  private:

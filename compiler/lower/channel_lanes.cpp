@@ -1,0 +1,279 @@
+// Channel lanes: a tile is `positions` outputs times `oc_vectors` vectors of output channels. For each
+// input channel and innermost tap the body loads the tap's weight vectors once, broadcasts each input
+// once, and multiplies. Loads per multiply-add: (positions + vectors) / (positions * vectors).
+//
+// Channels last, the accumulators are stored as they are. Channels first, a tile holds consecutive
+// outputs of a row (all phases) and is transposed in registers.
+
+#include <algorithm>
+#include <vector>
+
+#include "compiler/lower/families.hpp"
+#include "compiler/lower/transpose.hpp"
+
+namespace convt::lowering {
+namespace {
+
+/// One output position of a body.
+struct Position {
+  std::int32_t q;
+  std::int32_t output;  ///< o relative to the tile's
+  const BodyPhase* phase;
+};
+
+/// A live multiply of a body: acc[position] += weights[place] * input.
+struct Product {
+  std::size_t position;
+  std::int32_t place;
+  std::int32_t input;
+};
+
+class ChannelLanes {
+ public:
+  ChannelLanes(const Problem& problem, const Plan& plan, Builder& builder)
+      : problem_(problem), plan_(plan), builder_(builder), nest_(problem, plan, builder) {}
+
+  void lower() {
+    nest_.begin_stage();
+    for (std::size_t b = 0; b < nest_.tiling().bodies.size(); ++b) {
+      nest_.begin_body(b);
+      lower_body(nest_.tiling().bodies[b]);
+      nest_.end_body();
+    }
+    nest_.end_stage();
+  }
+
+ private:
+  [[nodiscard]] std::size_t vectors() const { return static_cast<std::size_t>((plan_.channels / plan_.lanes)); }
+  Reg acc(std::size_t position, std::size_t v) const { return acc_[position * vectors() + v]; }
+
+  void lower_body(const TileBody& body);
+  void collect(const TileBody& body);
+  void emit_channel(const TileBody& body, int unrolled, const Mem& src, const Mem& weights);
+  void emit_products(const std::vector<Product>& products, const Mem& src, const Mem& weights);
+  void add_bias(std::int64_t channels);
+  void store_channels_last(std::int64_t channels);
+  void store_channels_first(std::int64_t channels);
+  void store_scattered(std::int64_t channels);
+  Reg channel_mask(std::int64_t channels, std::size_t v);
+
+  const Problem& problem_;
+  const Plan& plan_;
+  Builder& builder_;
+  Nest nest_;
+  std::vector<Position> positions_;  ///< ascending output
+  std::vector<Product> products_;    ///< ascending place, then input
+  std::vector<Reg> acc_;
+};
+
+void ChannelLanes::collect(const TileBody& body) {
+  positions_.clear();
+  products_.clear();
+  const auto stride = static_cast<std::int32_t>(spatial_axes(problem_)[2].stride);
+  for (const BodyPhase& phase : body.phases)
+    for (std::int32_t q = phase.valid_begin; q < phase.valid_end; ++q)
+      positions_.push_back({q, q * stride + phase.r, &phase});
+  std::sort(positions_.begin(), positions_.end(),
+            [](const Position& a, const Position& b) { return a.output < b.output; });
+  for (std::size_t p = 0; p < positions_.size(); ++p)
+    for (const BodyTap& tap : positions_[p].phase->taps)
+      if (const std::int32_t input = positions_[p].q - tap.shift; body.input_exists(input))
+        products_.push_back({p, tap.place, input});
+  std::sort(products_.begin(), products_.end(), [](const Product& a, const Product& b) {
+    return a.place != b.place ? a.place < b.place : a.input < b.input;
+  });
+}
+
+void ChannelLanes::lower_body(const TileBody& body) {
+  collect(body);
+  acc_.clear();
+  for (std::size_t i = 0; i < positions_.size() * vectors(); ++i) {
+    acc_.push_back(builder_.vector());
+    builder_.zero(acc_.back());
+  }
+  if (!products_.empty()) {
+    nest_.begin_taps();
+    for_input_channels(builder_, nest_.packed().ic, plan_.ic_unroll,
+                       [&](const Affine& ic, int count) {
+                         const Mem src{nest_.src_address(ic), kChannel, {}};
+                         const Mem weights{nest_.weights_address(ic, body.group_taps), 4, {}};
+                         for (int u = 0; u < count; ++u) emit_channel(body, u, src, weights);
+                       });
+    nest_.end_taps();
+  }
+  nest_.for_oc_tile([&](std::int64_t channels) {
+    add_bias(channels);
+    if (problem_.layout == Layout::nhwc) {
+      store_channels_last(channels);
+    } else if (plan_.phases == Phases::all) {
+      store_channels_first(channels);
+    } else {
+      store_scattered(channels);
+    }
+  });
+}
+
+/// The products of one input channel, as many taps at a time as there are registers for their weights.
+void ChannelLanes::emit_channel(const TileBody& body, int unrolled, const Mem& src,
+                                const Mem& weights) {
+  Mem src_u = src;
+  src_u.delta[kChannel] = unrolled;
+  Mem weights_u = weights;
+  const auto tile = static_cast<std::int32_t>(nest_.packed().oc_tile);
+  weights_u.delta[4] = unrolled * body.group_taps * tile;
+  const int spare = (plan_.lanes == 16 ? 32 : 16) - 2 - static_cast<int>(acc_.size());
+  const std::size_t taps_at_once =
+      static_cast<std::size_t>(std::max(1, spare / static_cast<int>(vectors())));
+  std::vector<Product> chunk;
+  std::size_t taps = 0;
+  for (std::size_t i = 0; i < products_.size(); ++i) {
+    const bool new_tap = i == 0 || products_[i].place != products_[i - 1].place;
+    if (new_tap && taps++ == taps_at_once) {
+      emit_products(chunk, src_u, weights_u);
+      chunk.clear();
+      taps = 1;
+    }
+    chunk.push_back(products_[i]);
+  }
+  emit_products(chunk, src_u, weights_u);
+}
+
+/// `products` ascend by place. Weights used once stay in memory, the others are loaded first; then each
+/// input is broadcast once for all its products.
+void ChannelLanes::emit_products(const std::vector<Product>& products, const Mem& src,
+                                 const Mem& weights) {
+  const auto tile = static_cast<std::int32_t>(nest_.packed().oc_tile);
+  const auto weight_mem = [&](std::int32_t place, std::size_t v) {
+    Mem mem = weights;
+    mem.delta[4] += place * tile + static_cast<std::int32_t>(v) * plan_.lanes;
+    return mem;
+  };
+  std::vector<Reg> weight_regs(products.size() * vectors(), program::kNone);  // of the first product of a tap
+  std::vector<std::size_t> first_of_tap(products.size());
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    const bool same = i > 0 && products[i].place == products[i - 1].place;
+    first_of_tap[i] = same ? first_of_tap[i - 1] : i;
+    const bool reused = i + 1 < products.size() && products[i + 1].place == products[i].place;
+    if (same || !reused) continue;
+    for (std::size_t v = 0; v < vectors(); ++v) {
+      weight_regs[i * vectors() + v] = builder_.vector();
+      builder_.load(weight_regs[i * vectors() + v], weight_mem(products[i].place, v));
+    }
+  }
+  std::vector<std::size_t> order(products.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return products[a].input < products[b].input;
+  });
+  for (std::size_t begin = 0; begin < order.size();) {
+    const std::int32_t input = products[order[begin]].input;
+    std::size_t end = begin;
+    while (end < order.size() && products[order[end]].input == input) ++end;
+    Mem mem = src;
+    mem.delta[kWidth] = input;
+    const Product& only = products[order[begin]];
+    const Reg only_weight = weight_regs[first_of_tap[order[begin]] * vectors()];
+    if (end - begin == 1 && vectors() == 1 && only_weight != program::kNone) {
+      builder_.fma(acc(only.position, 0), only_weight, mem, program::Operand::broadcast_mem);
+      begin = end;
+      continue;
+    }
+    const Reg x = builder_.vector();
+    builder_.broadcast(x, mem);
+    for (std::size_t i = begin; i < end; ++i) {
+      const Product& product = products[order[i]];
+      for (std::size_t v = 0; v < vectors(); ++v) {
+        const Reg weight = weight_regs[first_of_tap[order[i]] * vectors() + v];
+        if (weight != program::kNone) {
+          builder_.fma(acc(product.position, v), x, weight);
+        } else {
+          builder_.fma(acc(product.position, v), x, weight_mem(product.place, v),
+                       program::Operand::vector_mem);
+        }
+      }
+    }
+    begin = end;
+  }
+}
+
+Reg ChannelLanes::channel_mask(std::int64_t channels, std::size_t v) {
+  const std::int64_t left = channels - static_cast<std::int64_t>(v) * plan_.lanes;
+  return left >= plan_.lanes ? program::kNone : builder_.mask(lane_bits(0, left, plan_.lanes));
+}
+
+void ChannelLanes::add_bias(std::int64_t channels) {
+  if (!problem_.bias) return;
+  for (std::size_t v = 0; v < vectors(); ++v) {
+    if (static_cast<std::int64_t>(v) * plan_.lanes >= channels) break;
+    Mem mem{nest_.bias_address(), 0, {}};
+    mem.delta[0] = static_cast<std::int32_t>(v) * plan_.lanes;
+    const Reg bias = builder_.vector();
+    builder_.load(bias, mem, channel_mask(channels, v));
+    for (std::size_t p = 0; p < positions_.size(); ++p)
+      builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
+  }
+}
+
+void ChannelLanes::store_channels_last(std::int64_t channels) {
+  for (std::size_t v = 0; v < vectors(); ++v) {
+    if (static_cast<std::int64_t>(v) * plan_.lanes >= channels) break;
+    const Reg mask = channel_mask(channels, v);
+    for (std::size_t p = 0; p < positions_.size(); ++p) {
+      Mem mem{nest_.dst_address(), kChannel, {}};
+      mem.delta[kChannel] = static_cast<std::int32_t>(v) * plan_.lanes;
+      mem.delta[kWidth] = positions_[p].output;
+      builder_.store(mem, acc(p, v), mask);
+    }
+  }
+}
+
+/// Transposes `lanes` consecutive outputs of one channel vector at a time.
+void ChannelLanes::store_channels_first(std::int64_t channels) {
+  const auto lanes = static_cast<std::size_t>(plan_.lanes);
+  for (std::size_t v = 0; v < vectors(); ++v) {
+    const std::int64_t first_channel = static_cast<std::int64_t>(v) * plan_.lanes;
+    if (first_channel >= channels) break;
+    for (std::size_t begin = 0; begin < positions_.size(); begin += lanes) {
+      const std::size_t count = std::min(lanes, positions_.size() - begin);
+      std::vector<Reg> rows;
+      for (std::size_t p = 0; p < count; ++p) rows.push_back(acc(begin + p, v));
+      const Reg mask =
+          count == lanes ? program::kNone
+                         : builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes));
+      const auto live = std::min(lanes, static_cast<std::size_t>(channels - first_channel));
+      for_each_column(builder_, rows, plan_.lanes, live, [&](std::size_t c, Reg column) {
+        Mem mem{nest_.dst_address(), kWidth, {}};
+        mem.delta[kChannel] = static_cast<std::int32_t>(first_channel) + static_cast<std::int32_t>(c);
+        mem.delta[kWidth] = positions_[begin].output;
+        builder_.store(mem, column, mask);
+      });
+    }
+  }
+}
+
+/// One output position: its channels go to as many planes.
+void ChannelLanes::store_scattered(std::int64_t channels) {
+  const Reg one_lane = builder_.mask(1);
+  const auto lanes = static_cast<std::size_t>(plan_.lanes);
+  for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c) {
+    const std::vector<std::uint32_t> index(lanes, static_cast<std::uint32_t>(c % lanes));
+    const Reg index_reg = builder_.vector();
+    builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
+    for (std::size_t p = 0; p < positions_.size(); ++p) {
+      const Reg value = builder_.vector();
+      builder_.permute(value, acc(p, c / lanes), index_reg);
+      Mem mem{nest_.dst_address(), kWidth, {}};
+      mem.delta[kChannel] = static_cast<std::int32_t>(c);
+      mem.delta[kWidth] = positions_[p].output;
+      builder_.store(mem, value, one_lane);
+    }
+  }
+}
+
+}  // namespace
+
+void lower_channel_lanes(const Problem& problem, const Plan& plan, Builder& builder) {
+  ChannelLanes(problem, plan, builder).lower();
+}
+
+}  // namespace convt::lowering

@@ -1,0 +1,36 @@
+// One lowering a kernel family. Each fills the bodies of a Nest.
+#pragma once
+
+#include <convt/result.hpp>
+
+#include "compiler/lower/nest.hpp"
+
+namespace convt::lowering {
+
+/// Output channels in the lanes, input broadcast. channel_lanes.cpp
+void lower_channel_lanes(const Problem& problem, const Plan& plan, Builder& builder);
+
+/// Consecutive positions in the lanes, weights broadcast. space_lanes.cpp
+void lower_space_lanes(const Problem& problem, const Plan& plan, Builder& builder);
+
+/// A stage that stores the zeros of `zero_tail`; nothing if there are none. zero_tail.cpp
+void lower_zero_tail(const Problem& problem, int lanes, Builder& builder);
+
+/// Bits [begin, end) of a lane mask, clipped to `lanes`.
+std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes);
+
+/// Loops over input channels, `unroll` at a time, then the rest one by one:
+/// emit(first channel, count) is called inside the loop and once for the remainder.
+template <class Emit>
+void for_input_channels(Builder& builder, std::int64_t channels, int unroll, Emit&& emit) {
+  const std::int64_t trips = channels / unroll;
+  if (trips > 0) {
+    const ScalarId ic = builder.begin_loop("ic", trips);
+    emit(Affine::of(ic, unroll), unroll);
+    builder.end_loop();
+  }
+  if (channels % unroll != 0)
+    emit(Affine(trips * unroll), static_cast<int>(channels % unroll));
+}
+
+}  // namespace convt::lowering

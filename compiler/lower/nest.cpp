@@ -1,0 +1,248 @@
+#include "compiler/lower/nest.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "compiler/plan/geometry.hpp"
+
+namespace convt::lowering {
+namespace {
+
+using program::Buffer;
+using program::BufferKind;
+using program::Extent;
+
+/// Columns of an outer axis' table.
+enum RowColumn : std::uint16_t { kOutput, kFirstInput, kFirstTap, kTapCount, kRowColumns };
+/// Columns of the table of runs.
+enum RunColumn : std::uint16_t { kBody, kTiles, kRunOutput, kRunInput, kRunGroup, kRunColumns };
+
+Buffer make_tensor(BufferKind kind, const char* name, Layout layout, std::int64_t channels,
+                   std::int64_t pitch, const std::array<std::int64_t, kMaxRank>& spatial) {
+  Buffer buffer;
+  buffer.kind = kind;
+  buffer.name = name;
+  buffer.axes = 5;
+  buffer.batch_axis = kBatch;
+  buffer.extent = {0, channels, spatial[0], spatial[1], spatial[2]};
+  const std::int64_t row = layout == Layout::nhwc ? spatial[2] * pitch : spatial[2];
+  buffer.stride[kWidth] = layout == Layout::nhwc ? pitch : 1;
+  buffer.stride[kHeight] = row;
+  buffer.stride[kDepth] = row * spatial[1];
+  buffer.stride[kChannel] = layout == Layout::nhwc ? 1 : row * spatial[1] * spatial[0];
+  buffer.stride[kBatch] = spatial[0] * spatial[1] * spatial[2] * pitch;
+  return buffer;
+}
+
+Buffer make_vector(BufferKind kind, const char* name, std::int64_t extent) {
+  Buffer buffer;
+  buffer.kind = kind;
+  buffer.name = name;
+  buffer.axes = 1;
+  buffer.extent[0] = extent;
+  buffer.stride[0] = 1;
+  return buffer;
+}
+
+constexpr std::array<char, kMaxRank> kAxisNames{'d', 'h', 'w'};
+
+}  // namespace
+
+Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
+    : problem_(problem),
+      builder_(builder),
+      axes_(spatial_axes(problem)),
+      packed_(make_packed_layout(problem, plan)),
+      tiling_(make_plan_tiling(problem, plan)) {
+  if (plan.phases == Phases::row) outer_count_ = kMaxRank;
+  for (std::size_t a = 0; a < outer_count_; ++a)
+    outer_[a] = make_outer_axis(axes_[a], std::string(1, kAxisNames[a]) + "_rows");
+}
+
+Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name) {
+  OuterAxis outer;
+  outer.trivial = axis.kernel == 1 && axis.stride == 1 && axis.crop_begin == 0 &&
+                  axis.output == axis.input && axis.zero_tail == 0;
+  if (outer.trivial) {
+    outer.rows = axis.output;
+    outer.constant_taps = true;
+    return outer;
+  }
+  std::vector<std::int32_t> table;
+  std::int32_t first_place = 0;
+  for (const Phase& phase : make_phases(axis)) {
+    if (phase.taps.size() > 1) outer.input_step = phase.taps[1].shift - phase.taps[0].shift;
+    for (std::int64_t q = phase.q_begin; q < phase.q_end; ++q) {
+      const LiveTaps live = live_taps(phase, axis, q);
+      const bool any = live.count > 0;
+      const std::int64_t input = any ? q - phase.taps[static_cast<std::size_t>(live.first)].shift : 0;
+      table.push_back(static_cast<std::int32_t>(q * axis.stride + phase.r - axis.crop_begin));
+      table.push_back(static_cast<std::int32_t>(input));
+      table.push_back(any ? first_place + static_cast<std::int32_t>(live.first) : 0);
+      table.push_back(static_cast<std::int32_t>(live.count));
+    }
+    first_place += static_cast<std::int32_t>(phase.taps.size());
+  }
+  outer.rows = static_cast<std::int64_t>(table.size()) / kRowColumns;
+  outer.taps = table.empty() ? 0 : table[kTapCount];
+  outer.constant_taps = true;
+  for (std::size_t i = kTapCount; i < table.size(); i += kRowColumns)
+    outer.constant_taps = outer.constant_taps && table[i] == outer.taps;
+  outer.table = builder_.table(name, kRowColumns, std::move(table));
+  return outer;
+}
+
+void Nest::declare_buffers() {
+  std::array<std::int64_t, kMaxRank> in{}, out{};
+  for (std::size_t a = 0; a < kMaxRank; ++a) {
+    in[a] = axes_[a].input;
+    out[a] = axes_[a].output;
+  }
+  src_ = builder_.buffer(make_tensor(BufferKind::src, "src", problem_.layout, problem_.in_channels,
+                                     problem_.src_pitch(), in));
+  dst_ = builder_.buffer(make_tensor(BufferKind::dst, "dst", problem_.layout, problem_.out_channels,
+                                     problem_.dst_pitch(), out));
+  Buffer weights = make_vector(BufferKind::weights, "weights", 0);
+  weights.axes = 5;
+  const std::int64_t inner = packed_.kernel[2] * packed_.ic * packed_.oc_tile;
+  weights.extent = {packed_.groups, packed_.oc_tiles(), packed_.kernel[0], packed_.kernel[1], inner};
+  weights.stride[4] = 1;
+  for (std::size_t a = 4; a-- > 0;) weights.stride[a] = weights.stride[a + 1] * weights.extent[a + 1];
+  weights_ = builder_.buffer(weights);
+  if (problem_.bias)
+    bias_ = builder_.buffer(make_vector(BufferKind::bias, "bias", problem_.out_channels));
+}
+
+void Nest::begin_stage() {
+  declare_buffers();
+  builder_.begin_stage("compute");
+  if (packed_.groups > 1)
+    group_ = Affine::of(builder_.coordinate("group", Extent{packed_.groups, 0}));
+  ScalarId oc_tile = program::kNone;
+  if (packed_.oc_tiles() > 1) {
+    oc_tile = builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0});
+    oc_tile_ = Affine::of(oc_tile);
+  }
+  image_ = Affine::of(builder_.coordinate("image", Extent{1, 1}));
+  for (std::size_t a = 0; a < outer_count_; ++a)
+    if (outer_[a].rows != 1)
+      outer_[a].row = builder_.coordinate(std::string("row_") + kAxisNames[a],
+                                          Extent{outer_[a].rows, 0});
+  bind_runs();
+  if (oc_tile != program::kNone && packed_.oc % packed_.oc_tile != 0) {
+    std::vector<std::int32_t> flags(static_cast<std::size_t>(packed_.oc_tiles()), 0);
+    flags.back() = 1;
+    const auto table = builder_.table("oc_tail", 1, std::move(flags));
+    oc_is_tail_ = builder_.let("oc_is_tail", table, oc_tile_, 0);
+  }
+  for (std::size_t a = 0; a < outer_count_; ++a)
+    bind_outer_axis(outer_[a], std::string(1, kAxisNames[a]));
+}
+
+void Nest::bind_runs() {
+  std::vector<std::int32_t> table;
+  for (const TileRun& run : tiling_.runs) {
+    table.push_back(run.body);
+    table.push_back(static_cast<std::int32_t>(run.tiles));
+    table.push_back(static_cast<std::int32_t>(run.output));
+    table.push_back(static_cast<std::int32_t>(run.input));
+    table.push_back(static_cast<std::int32_t>(run.group_begin));
+  }
+  if (tiling_.runs.size() == 1) {
+    const TileRun& run = tiling_.runs[0];
+    run_output_ = run.output;
+    run_input_ = run.input;
+    run_group_ = run.group_begin;
+    return;
+  }
+  run_table_ = builder_.table("runs", kRunColumns, std::move(table));
+  const auto count = static_cast<std::int64_t>(tiling_.runs.size());
+  const Affine row = Affine::of(builder_.coordinate("run", Extent{count, 0}));
+  if (tiling_.bodies.size() > 1) run_body_ = builder_.let("body", run_table_, row, kBody);
+  run_tiles_ = builder_.let("tiles", run_table_, row, kTiles);
+  run_output_ = Affine::of(builder_.let("run_output", run_table_, row, kRunOutput));
+  run_input_ = Affine::of(builder_.let("run_input", run_table_, row, kRunInput));
+  const bool one_group = std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
+                                     [](const TileRun& run) { return run.group_begin == 0; });
+  if (!one_group) run_group_ = Affine::of(builder_.let("run_group", run_table_, row, kRunGroup));
+}
+
+void Nest::bind_outer_axis(OuterAxis& axis, const std::string& name) {
+  const Affine row = axis.row == program::kNone ? Affine(0) : Affine::of(axis.row);
+  if (axis.trivial) {
+    axis.out = axis.first_input = row;
+    return;
+  }
+  axis.out = Affine::of(builder_.let("out_" + name, axis.table, row, kOutput));
+  axis.first_input = Affine::of(builder_.let("in_" + name, axis.table, row, kFirstInput));
+  axis.first_tap = Affine::of(builder_.let("tap_" + name, axis.table, row, kFirstTap));
+  if (!axis.constant_taps) axis.count = builder_.let("taps_" + name, axis.table, row, kTapCount);
+}
+
+void Nest::begin_body(std::size_t body) {
+  builder_.comment("body " + std::to_string(body));
+  if (tiling_.bodies.size() > 1)
+    builder_.begin_if_equal(run_body_, static_cast<std::int64_t>(body));
+  // Bodies of borders come one tile a run: no loop for them.
+  std::int64_t most = 0;
+  for (const TileRun& run : tiling_.runs)
+    if (run.body == static_cast<std::int32_t>(body)) most = std::max(most, run.tiles);
+  if (run_tiles_ == program::kNone || most == 1) {
+    tile_ = Affine::of(builder_.begin_loop("tile", most));
+  } else {
+    tile_ = Affine::of(builder_.begin_loop("tile", run_tiles_));
+  }
+}
+
+void Nest::end_body() {
+  builder_.end_loop();
+  if (tiling_.bodies.size() > 1) builder_.end_if();
+}
+
+void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name) {
+  axis.input = axis.first_input;
+  axis.tap = axis.first_tap;
+  axis.loop_open = !(axis.constant_taps && axis.taps == 1);
+  if (!axis.loop_open) return;
+  const ScalarId j = axis.constant_taps ? builder_.begin_loop(name, axis.taps)
+                                        : builder_.begin_loop(name, axis.count);
+  axis.input += Affine::of(j, -axis.input_step);
+  axis.tap += Affine::of(j);
+}
+
+void Nest::begin_taps() {
+  for (std::size_t a = 0; a < outer_count_; ++a)
+    begin_tap_loop(outer_[a], std::string("tap_row_") + kAxisNames[a]);
+}
+
+void Nest::end_taps() {
+  for (std::size_t a = outer_count_; a-- > 0;)
+    if (outer_[a].loop_open) builder_.end_loop();
+}
+
+AddressId Nest::src_address(const Affine& ic) {
+  const Affine w = outer_count_ == kMaxRank ? outer_[2].input : run_input_ + tile_ * tiling_.width;
+  return builder_.address(
+      src_, {image_, group_ * packed_.ic + ic, outer_[0].input, outer_[1].input, w});
+}
+
+AddressId Nest::weights_address(const Affine& ic, std::int32_t group_taps) {
+  const Affine first_tap = outer_count_ == kMaxRank ? outer_[2].tap : run_group_;
+  return builder_.address(weights_, {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
+                                     first_tap * (packed_.ic * packed_.oc_tile) +
+                                         ic * (group_taps * packed_.oc_tile)});
+}
+
+AddressId Nest::dst_address() {
+  const Affine w = outer_count_ == kMaxRank
+                       ? outer_[2].out
+                       : run_output_ + tile_ * (tiling_.width * axes_[2].stride);
+  return builder_.address(dst_, {image_, group_ * packed_.oc + oc_tile_ * packed_.oc_tile,
+                                 outer_[0].out, outer_[1].out, w});
+}
+
+AddressId Nest::bias_address() {
+  return builder_.address(bias_, {group_ * packed_.oc + oc_tile_ * packed_.oc_tile});
+}
+
+}  // namespace convt::lowering

@@ -1,0 +1,119 @@
+// Nest: what every family's kernel has around its micro-kernel bodies.
+//
+//     item = (group, oc tile, image, output row d, output row h, run of tiles)
+//       for each body: if the run is of that body
+//         for each tile of the run
+//           [family: start accumulators]
+//           for each live tap row d, for each live tap row h        begin_taps() ... end_taps()
+//             [family: input channels, innermost taps]
+//           [family: store]
+//
+// Outer axes go row by row: a table gives for each output row its first live input row and taps, sorted
+// by phase. The innermost axis goes by the Tiling.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include <convt/problem.hpp>
+
+#include "compiler/packing/packing.hpp"
+#include "compiler/plan/geometry.hpp"
+#include "compiler/plan/plan.hpp"
+#include "compiler/plan/tiling.hpp"
+#include "compiler/program/builder.hpp"
+
+namespace convt::lowering {
+
+using program::AddressId;
+using program::Affine;
+using program::BufferId;
+using program::Builder;
+using program::Mem;
+using program::Reg;
+using program::ScalarId;
+
+/// Axes of src and dst buffers, whatever the layout in memory.
+enum TensorAxis : std::uint8_t { kBatch, kChannel, kDepth, kHeight, kWidth };
+
+class Nest {
+ public:
+  Nest(const Problem& problem, const Plan& plan, Builder& builder);
+
+  [[nodiscard]] const Tiling& tiling() const { return tiling_; }
+  [[nodiscard]] const PackedLayout& packed() const { return packed_; }
+
+  /// Declares buffers and grid and defines the item's scalars.
+  void begin_stage();
+  void end_stage() { builder_.end_stage(); }
+
+  void begin_body(std::size_t body);
+  void end_body();
+
+  void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
+  void end_taps();
+
+  /// Runs `emit(valid)` for a full tile of output channels and, where the last tile is partial, again
+  /// for that one; `valid` is the count of real channels in the tile.
+  template <class Emit>
+  void for_oc_tile(Emit&& emit) {
+    const std::int64_t tail = packed_.oc % packed_.oc_tile;
+    if (tail == 0 || packed_.oc_tiles() == 1) {
+      emit(tail == 0 ? packed_.oc_tile : tail);
+      return;
+    }
+    builder_.begin_if_equal(oc_is_tail_, 0);
+    emit(packed_.oc_tile);
+    builder_.end_if();
+    builder_.begin_if_equal(oc_is_tail_, 1);
+    emit(tail);
+    builder_.end_if();
+  }
+
+  /// src at (channel ic of the group, this tap row, relative input 0 of the tile).
+  [[nodiscard]] AddressId src_address(const Affine& ic);
+  /// weights at (tile, tap row, ic, first tap of the body's group, first oc).
+  [[nodiscard]] AddressId weights_address(const Affine& ic, std::int32_t group_taps);
+  /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
+  [[nodiscard]] AddressId dst_address();
+  [[nodiscard]] AddressId bias_address();
+
+ private:
+  struct OuterAxis {
+    bool trivial = false;       ///< one tap, in = out: no table
+    bool constant_taps = false; ///< every row has the same count of live taps
+    std::int64_t rows = 1;
+    std::int64_t taps = 1;       ///< that count
+    std::int64_t input_step = 0; ///< input rows between neighbouring taps of a phase
+    program::TableId table = 0;
+    ScalarId row = program::kNone, count = program::kNone;
+    Affine out, first_input, first_tap;  ///< of the item
+    Affine input, tap;                   ///< inside begin_taps()
+    bool loop_open = false;
+  };
+
+  OuterAxis make_outer_axis(const Axis& axis, const std::string& name);
+  void declare_buffers();
+  void bind_outer_axis(OuterAxis& axis, const std::string& name);
+  void begin_tap_loop(OuterAxis& axis, const std::string& name);
+  void bind_runs();
+
+  const Problem& problem_;
+  Builder& builder_;
+  std::array<Axis, kMaxRank> axes_;
+  PackedLayout packed_;
+  Tiling tiling_;
+  std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row
+  std::size_t outer_count_ = 2;
+
+  BufferId src_ = 0, weights_ = 0, bias_ = 0, dst_ = 0;
+  Affine group_, oc_tile_, image_;
+  ScalarId oc_is_tail_ = program::kNone;
+  program::TableId run_table_ = 0;
+  ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
+  Affine run_output_, run_input_, run_group_;
+  Affine tile_;
+};
+
+}  // namespace convt::lowering

@@ -1,0 +1,280 @@
+// Space lanes: a tile is `positions` vectors of consecutive q, every phase of the row, `oc_tile` output
+// channels. For each input channel the body loads the input vectors of the distinct shifts once, and
+// multiplies each by the broadcast weights of the taps that use it; phases share the loads. At the end the
+// phases of a row are interleaved by permutes, so that stores are contiguous.
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "compiler/lower/families.hpp"
+
+namespace convt::lowering {
+namespace {
+
+class SpaceLanes {
+ public:
+  SpaceLanes(const Problem& problem, const Plan& plan, Builder& builder)
+      : problem_(problem),
+        plan_(plan),
+        builder_(builder),
+        nest_(problem, plan, builder),
+        stride_(static_cast<std::int32_t>(spatial_axes(problem)[2].stride)) {}
+
+  void lower() {
+    nest_.begin_stage();
+    for (std::size_t b = 0; b < nest_.tiling().bodies.size(); ++b) {
+      nest_.begin_body(b);
+      lower_body(nest_.tiling().bodies[b]);
+      nest_.end_body();
+    }
+    nest_.end_stage();
+  }
+
+ private:
+  /// acc(channel, phase, vector of positions)
+  Reg acc(std::size_t j, std::size_t phase, std::size_t u) const {
+    return acc_[(j * static_cast<std::size_t>(stride_) + phase) *
+                    static_cast<std::size_t>(plan_.positions) +
+                u];
+  }
+  [[nodiscard]] std::size_t vectors() const { return static_cast<std::size_t>(plan_.positions); }
+  [[nodiscard]] std::uint64_t all_lanes() const { return lane_bits(0, plan_.lanes, plan_.lanes); }
+
+  void lower_body(const TileBody& body);
+  void start_accumulators();
+  void find_shifts(const TileBody& body);
+  void emit_channel(const TileBody& body, const Mem& src, const Mem& weights);
+  void load_inputs(const TileBody& body, std::int32_t shift, const Mem& src, std::vector<Reg>& x);
+  void emit_tap(const TileBody& body, std::size_t phase, const BodyTap& tap,
+                const std::vector<Reg>& x, const Mem& weights);
+  [[nodiscard]] std::uint64_t existing_inputs(const TileBody& body, std::int32_t shift,
+                                              std::size_t u) const;
+  [[nodiscard]] std::uint64_t stored_lanes(const BodyPhase& phase, std::size_t u) const;
+  Reg mask(std::uint64_t bits);
+  void add_bias(std::int64_t channels);
+  void store(const TileBody& body, std::int64_t channels);
+  Reg interleave(std::size_t j, std::size_t u, std::int32_t t);
+  [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u, std::int32_t t) const;
+
+  const Problem& problem_;
+  const Plan& plan_;
+  Builder& builder_;
+  Nest nest_;
+  std::int32_t stride_;
+  std::vector<Reg> acc_;
+  std::vector<std::int32_t> shifts_;  ///< distinct, ascending
+  std::map<std::uint64_t, Reg> masks_;
+  bool masks_in_place_ = false;  ///< too many masks to hold: set each where it is used
+};
+
+std::uint64_t SpaceLanes::existing_inputs(const TileBody& body, std::int32_t shift,
+                                          std::size_t u) const {
+  const std::int64_t first = static_cast<std::int64_t>(u) * plan_.lanes - shift;
+  return lane_bits(body.input_begin - first, body.input_end - first, plan_.lanes);
+}
+
+std::uint64_t SpaceLanes::stored_lanes(const BodyPhase& phase, std::size_t u) const {
+  const std::int64_t first = static_cast<std::int64_t>(u) * plan_.lanes;
+  return lane_bits(phase.valid_begin - first, phase.valid_end - first, plan_.lanes);
+}
+
+/// A mask register of these bits, kNone for all lanes.
+Reg SpaceLanes::mask(std::uint64_t bits) {
+  if (bits == all_lanes()) return program::kNone;
+  if (masks_in_place_) return builder_.mask(bits);
+  const auto found = masks_.find(bits);
+  if (found != masks_.end()) return found->second;
+  return masks_.emplace(bits, builder_.mask(bits)).first->second;
+}
+
+void SpaceLanes::find_shifts(const TileBody& body) {
+  shifts_.clear();
+  for (const BodyPhase& phase : body.phases)
+    for (const BodyTap& tap : phase.taps) shifts_.push_back(tap.shift);
+  std::sort(shifts_.begin(), shifts_.end());
+  shifts_.erase(std::unique(shifts_.begin(), shifts_.end()), shifts_.end());
+}
+
+void SpaceLanes::start_accumulators() {
+  acc_.clear();
+  const std::size_t count = static_cast<std::size_t>(plan_.channels) *
+                            static_cast<std::size_t>(stride_) * vectors();
+  for (std::size_t i = 0; i < count; ++i) {
+    acc_.push_back(builder_.vector());
+    builder_.zero(acc_.back());
+  }
+}
+
+void SpaceLanes::lower_body(const TileBody& body) {
+  find_shifts(body);
+  masks_.clear();
+  std::vector<std::uint64_t> distinct;
+  for (const std::int32_t shift : shifts_)
+    for (std::size_t u = 0; u < vectors(); ++u) {
+      const std::uint64_t bits = existing_inputs(body, shift, u);
+      if (bits != 0 && bits != all_lanes()) distinct.push_back(bits);
+    }
+  std::sort(distinct.begin(), distinct.end());
+  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+  masks_in_place_ = distinct.size() > (plan_.lanes == 16 ? 5 : 1);
+  if (!masks_in_place_)
+    for (const std::uint64_t bits : distinct) mask(bits);
+
+  start_accumulators();
+  if (!shifts_.empty() && body.input_begin < body.input_end) {
+    nest_.begin_taps();
+    for_input_channels(
+        builder_, nest_.packed().ic, plan_.ic_unroll, [&](const Affine& ic, int count) {
+          Mem src{nest_.src_address(ic), kWidth, {}};
+          Mem weights{nest_.weights_address(ic, body.group_taps), 4, {}};
+          for (int u = 0; u < count; ++u) {
+            src.delta[kChannel] = u;
+            weights.delta[4] =
+                u * body.group_taps * static_cast<std::int32_t>(nest_.packed().oc_tile);
+            emit_channel(body, src, weights);
+          }
+        });
+    nest_.end_taps();
+  }
+  masks_.clear();
+  masks_in_place_ = true;
+  nest_.for_oc_tile([&](std::int64_t channels) {
+    add_bias(channels);
+    store(body, channels);
+  });
+}
+
+void SpaceLanes::emit_channel(const TileBody& body, const Mem& src, const Mem& weights) {
+  std::vector<Reg> x;
+  for (const std::int32_t shift : shifts_) {
+    load_inputs(body, shift, src, x);
+    for (std::size_t p = 0; p < body.phases.size(); ++p)
+      for (const BodyTap& tap : body.phases[p].taps)
+        if (tap.shift == shift) emit_tap(body, p, tap, x, weights);
+  }
+}
+
+void SpaceLanes::load_inputs(const TileBody& body, std::int32_t shift, const Mem& src,
+                             std::vector<Reg>& x) {
+  x.assign(vectors(), program::kNone);
+  for (std::size_t u = 0; u < vectors(); ++u) {
+    const std::uint64_t exist = existing_inputs(body, shift, u);
+    if (exist == 0) continue;
+    Mem mem = src;
+    mem.delta[kWidth] = static_cast<std::int32_t>(u) * plan_.lanes - shift;
+    x[u] = builder_.vector();
+    builder_.load(x[u], mem, mask(exist));
+  }
+}
+
+void SpaceLanes::emit_tap(const TileBody& body, std::size_t phase, const BodyTap& tap,
+                          const std::vector<Reg>& x, const Mem& weights) {
+  std::vector<std::size_t> live;
+  for (std::size_t u = 0; u < vectors(); ++u)
+    if (x[u] != program::kNone && stored_lanes(body.phases[phase], u) != 0) live.push_back(u);
+  if (live.empty()) return;
+  for (std::size_t j = 0; j < static_cast<std::size_t>(plan_.channels); ++j) {
+    Mem mem = weights;
+    mem.delta[4] += tap.place * plan_.channels + static_cast<std::int32_t>(j);
+    Reg weight = program::kNone;
+    if (live.size() > 1) {
+      weight = builder_.vector();
+      builder_.broadcast(weight, mem);
+    }
+    for (const std::size_t u : live) {
+      // Only lanes that are stored must not see an input that does not exist.
+      const std::uint64_t exist = existing_inputs(body, tap.shift, u);
+      const bool safe = (stored_lanes(body.phases[phase], u) & ~exist) == 0;
+      const Reg m = safe ? program::kNone : mask(exist);
+      if (weight != program::kNone) {
+        builder_.fma(acc(j, phase, u), x[u], weight, m);
+      } else {
+        builder_.fma(acc(j, phase, u), x[u], mem, program::Operand::broadcast_mem, m);
+      }
+    }
+  }
+}
+
+void SpaceLanes::add_bias(std::int64_t channels) {
+  if (!problem_.bias) return;
+  for (std::size_t j = 0; j < static_cast<std::size_t>(channels); ++j) {
+    Mem mem{nest_.bias_address(), 0, {}};
+    mem.delta[0] = static_cast<std::int32_t>(j);
+    const Reg bias = builder_.vector();
+    builder_.broadcast(bias, mem);
+    for (std::size_t p = 0; p < static_cast<std::size_t>(stride_); ++p)
+      for (std::size_t u = 0; u < vectors(); ++u)
+        builder_.binary(program::Op::add, acc(j, p, u), acc(j, p, u), bias);
+  }
+}
+
+/// Lanes of output vector t (of `stride` for each vector of positions) that hold a real output.
+std::uint64_t SpaceLanes::output_lanes(const TileBody& body, std::size_t u, std::int32_t t) const {
+  std::uint64_t bits = 0;
+  for (std::int32_t l = 0; l < plan_.lanes; ++l) {
+    const std::int32_t e = t * plan_.lanes + l;
+    const std::int32_t q = static_cast<std::int32_t>(u) * plan_.lanes + e / stride_;
+    const BodyPhase& phase = body.phases[static_cast<std::size_t>(e % stride_)];
+    if (q >= phase.valid_begin && q < phase.valid_end) bits |= std::uint64_t{1} << l;
+  }
+  return bits;
+}
+
+/// Output vector t: lane l is element e = t*lanes + l of the interleaved phases, q = e/S, r = e mod S.
+Reg SpaceLanes::interleave(std::size_t j, std::size_t u, std::int32_t t) {
+  if (stride_ == 1) return acc(j, 0, u);
+  const auto lanes = static_cast<std::size_t>(plan_.lanes);
+  std::vector<std::uint32_t> index(lanes);
+  const auto element = [&](std::size_t l) {
+    return static_cast<std::int32_t>(static_cast<std::size_t>(t) * lanes + l);
+  };
+  const Reg index_reg = builder_.vector();
+  const Reg out = builder_.vector();
+  if (stride_ == 2) {
+    for (std::size_t l = 0; l < lanes; ++l)
+      index[l] = static_cast<std::uint32_t>(element(l) / 2 + (element(l) % 2) * plan_.lanes);
+    builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
+    builder_.copy(out, acc(j, 0, u));
+    builder_.permute2(out, acc(j, 1, u), index_reg);
+    return out;
+  }
+  for (std::size_t l = 0; l < lanes; ++l)
+    index[l] = static_cast<std::uint32_t>(element(l) / stride_);
+  builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
+  bool first = true;
+  for (std::int32_t r = 0; r < stride_; ++r) {
+    std::uint64_t bits = 0;
+    for (std::size_t l = 0; l < lanes; ++l)
+      if (element(l) % stride_ == r) bits |= std::uint64_t{1} << l;
+    if (bits == 0) continue;
+    const Reg m = first ? program::kNone : builder_.mask(bits);
+    builder_.permute(out, acc(j, static_cast<std::size_t>(r), u), index_reg, m);
+    first = false;
+  }
+  return out;
+}
+
+void SpaceLanes::store(const TileBody& body, std::int64_t channels) {
+  for (std::size_t u = 0; u < vectors(); ++u)
+    for (std::int32_t t = 0; t < stride_; ++t) {
+      const std::uint64_t bits = output_lanes(body, u, t);
+      if (bits == 0) continue;
+      const Reg m = mask(bits);
+      for (std::size_t j = 0; j < static_cast<std::size_t>(channels); ++j) {
+        Mem mem{nest_.dst_address(), kWidth, {}};
+        mem.delta[kChannel] = static_cast<std::int32_t>(j);
+        mem.delta[kWidth] =
+            static_cast<std::int32_t>(u) * plan_.lanes * stride_ + t * plan_.lanes;
+        builder_.store(mem, interleave(j, u, t), m);
+      }
+    }
+}
+
+}  // namespace
+
+void lower_space_lanes(const Problem& problem, const Plan& plan, Builder& builder) {
+  SpaceLanes(problem, plan, builder).lower();
+}
+
+}  // namespace convt::lowering

@@ -1,0 +1,179 @@
+#include "compiler/plan/cost_model.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "compiler/plan/geometry.hpp"
+#include "compiler/problem/phases.hpp"
+
+namespace convt {
+namespace {
+
+constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
+constexpr double kLoopCycles = 1.5;       // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 12;        // pointers and counters of one tile
+constexpr double kItemCycles = 40;        // scalars of one work item
+constexpr double kL2BytesPerCycle = 40, kL3BytesPerCycle = 11;
+constexpr double kBytesPerInstruction = 8.5;
+
+/// Instruction counts of one reduction step of a body, and of its end.
+struct BodyCounts {
+  double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
+  double stores = 0, shuffles = 0;
+  int accumulators = 0;
+  int registers = 0;
+};
+
+/// Live multiplies of (phase, tap) pairs; `inputs` counts the distinct inputs they read.
+struct Products {
+  double count = 0, inputs = 0, taps = 0, longest_chain = 0, positions = 0;
+};
+
+Products count_products(const TileBody& body) {
+  Products products;
+  std::int32_t low = body.input_end, high = body.input_begin;
+  for (const BodyPhase& phase : body.phases) {
+    const std::int32_t positions = phase.valid_end - phase.valid_begin;
+    if (positions <= 0) continue;
+    products.positions += positions;
+    double live_taps = 0;
+    for (const BodyTap& tap : phase.taps) {
+      const std::int32_t begin = std::max(phase.valid_begin - tap.shift, body.input_begin);
+      const std::int32_t end = std::min(phase.valid_end - tap.shift, body.input_end);
+      if (begin >= end) continue;
+      products.count += end - begin;
+      ++live_taps;
+      low = std::min(low, begin);
+      high = std::max(high, end);
+    }
+    products.taps += live_taps;
+    products.longest_chain = std::max(products.longest_chain, live_taps);
+  }
+  products.inputs = std::max(0, high - low);
+  return products;
+}
+
+BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const Products products = count_products(body);
+  const double vectors = plan.channels / plan.lanes;
+  BodyCounts counts;
+  counts.accumulators = static_cast<int>(products.positions * vectors);
+  counts.fmas = products.count * vectors;
+  counts.chain = products.longest_chain;
+  counts.loads = products.inputs + products.taps * vectors;
+  counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
+  counts.registers = counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
+  counts.stores = products.positions * vectors;
+  if (problem.layout == Layout::nchw) {
+    if (plan.phases == Phases::all) {
+      const double blocks = std::ceil(products.positions / plan.lanes) * vectors;
+      counts.stores = blocks * plan.lanes * 1.5;
+      counts.shuffles = blocks * plan.lanes * 4;
+    } else {
+      counts.stores = counts.accumulators * plan.lanes * 2.0;
+      counts.shuffles = counts.accumulators * plan.lanes;
+    }
+  }
+  return counts;
+}
+
+BodyCounts count_space_lanes(const Plan& plan, const TileBody& body, std::int64_t stride) {
+  BodyCounts counts;
+  const double j = plan.channels;
+  std::vector<std::int32_t> shifts;
+  for (const BodyPhase& phase : body.phases) {
+    if (phase.valid_begin >= phase.valid_end) continue;
+    double live_taps = 0;
+    for (const BodyTap& tap : phase.taps) {
+      const std::int32_t begin = std::max(phase.valid_begin - tap.shift, body.input_begin) + tap.shift;
+      const std::int32_t end = std::min(phase.valid_end - tap.shift, body.input_end) + tap.shift;
+      if (begin >= end) continue;
+      const double vectors = (end - 1) / plan.lanes - begin / plan.lanes + 1;
+      counts.fmas += vectors * j;
+      counts.loads += plan.positions == 1 ? j * vectors : j;
+      counts.weight_bytes += j * 4;
+      ++live_taps;
+      shifts.push_back(tap.shift);
+    }
+    counts.chain = std::max(counts.chain, live_taps);
+  }
+  std::sort(shifts.begin(), shifts.end());
+  shifts.erase(std::unique(shifts.begin(), shifts.end()), shifts.end());
+  // Unaligned vectors mostly straddle two cache lines.
+  counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size());
+  counts.accumulators = static_cast<int>(j * static_cast<double>(stride) * plan.positions);
+  counts.registers = counts.accumulators + plan.positions + (plan.positions > 1 ? 1 : 0);
+  if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
+  counts.stores = counts.accumulators * 1.7;
+  counts.shuffles = stride == 1 ? 0 : counts.accumulators * (stride == 2 ? 1.5 : static_cast<double>(stride));
+  return counts;
+}
+
+/// Bytes of packed weights that neighbouring work items use again: those of one output-channel tile and
+/// one phase of the outer axes.
+double weight_block_bytes(const Problem& problem, const Plan& plan) {
+  const auto axes = spatial_axes(problem);
+  double taps = static_cast<double>(axes[2].kernel);
+  for (std::size_t a = 0; a < 2; ++a)
+    taps *= std::ceil(static_cast<double>(axes[a].kernel) / static_cast<double>(axes[a].stride));
+  return taps * static_cast<double>(problem.ic_per_group()) * plan.channels * 4;
+}
+
+double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
+  double cycles = std::max(counts.fmas / kFmaPerCycle, counts.loads / kLoadsPerCycle);
+  // Ports are never shared out perfectly when both run near their limit.
+  cycles += 0.12 * std::min(counts.fmas / kFmaPerCycle, counts.loads / kLoadsPerCycle);
+  cycles = std::max(cycles, counts.chain * kFmaLatency);
+  cycles = std::max(cycles, counts.weight_bytes / weight_bytes_per_cycle);
+  return cycles + kLoopCycles / plan.ic_unroll;
+}
+
+}  // namespace
+
+PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
+                       const Tiling& tiling) {
+  const auto axes = spatial_axes(problem);
+  const double ic = static_cast<double>(problem.ic_per_group());
+  const double tiles_of_channels =
+      std::ceil(static_cast<double>(problem.oc_per_group()) / plan.channels) *
+      static_cast<double>(problem.groups);
+  double rows = 1, tap_rows = 1;
+  const std::size_t outer = plan.phases == Phases::row ? 3 : 2;
+  for (std::size_t a = 0; a < outer; ++a) {
+    rows *= static_cast<double>(axes[a].output - axes[a].zero_tail);
+    tap_rows *= static_cast<double>(live_tap_count(axes[a]));
+  }
+  const double block = weight_block_bytes(problem, plan);
+  const double weight_rate = block > 0.8 * static_cast<double>(target.l2_bytes) ? kL3BytesPerCycle
+                             : block > 0.5 * static_cast<double>(target.l1_bytes) ? kL2BytesPerCycle
+                                                                                  : 128;
+  PlanCost cost;
+  std::vector<BodyCounts> bodies;
+  for (const TileBody& body : tiling.bodies) {
+    bodies.push_back(plan.family == Family::channel_lanes
+                         ? count_channel_lanes(problem, plan, body)
+                         : count_space_lanes(plan, body, axes[2].stride));
+    const BodyCounts& counts = bodies.back();
+    cost.vector_registers = std::max(cost.vector_registers, counts.registers);
+    const double steps = ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
+    cost.code_bytes += kBytesPerInstruction * (steps * (counts.fmas + counts.loads) + 2 * counts.accumulators +
+                                               2 * (counts.stores + counts.shuffles)) + 150;
+  }
+  double fma_total = 0;
+  for (const TileRun& run : tiling.runs) {
+    const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
+    const auto tiles = static_cast<double>(run.tiles);
+    const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
+                       counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2;
+    const double overhead = kLoopCycles * 2;  // of the loop over tap rows
+    cost.cycles += tap_rows * tiles * (ic * step_cycles(counts, plan, weight_rate) + overhead);
+    cost.cycles += rows * (tiles * end + kItemCycles);
+    fma_total += tap_rows * tiles * ic * counts.fmas;
+  }
+  cost.cycles *= tiles_of_channels;
+  fma_total *= tiles_of_channels * plan.lanes;
+  cost.useful_lanes = fma_total > 0 ? static_cast<double>(problem.live_macs()) / fma_total : 1;
+  return cost;
+}
+
+}  // namespace convt

@@ -1,0 +1,74 @@
+#include "compiler/plan/geometry.hpp"
+
+#include <algorithm>
+
+namespace convt {
+namespace {
+
+/// Runs are the smallest piece of a row that threads share; this many tiles amortise a work item.
+constexpr std::int64_t kTilesARun = 16;
+
+std::vector<std::int32_t> phase_sorted_places(const Axis& axis) {
+  std::vector<std::int32_t> places(static_cast<std::size_t>(axis.kernel));
+  std::int32_t next = 0;
+  for (const Phase& phase : make_phases(axis))
+    for (const Tap& tap : phase.taps) places[static_cast<std::size_t>(tap.k)] = next++;
+  return places;
+}
+
+/// One output at a time: its taps come from a table at run time, each a group of its own.
+Tiling make_row_tiling() {
+  Tiling tiling;
+  TileBody body;
+  body.phases.push_back(BodyPhase{0, 0, 1, {BodyTap{0, 0}}});
+  body.input_begin = 0;
+  body.input_end = 1;
+  body.group_taps = 1;
+  tiling.bodies.push_back(std::move(body));
+  tiling.runs.push_back(TileRun{0, 1, 0, 0, 0});
+  return tiling;
+}
+
+}  // namespace
+
+std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) {
+  std::array<Axis, kMaxRank> axes{};
+  for (int a = 0; a < problem.rank; ++a)
+    axes[static_cast<std::size_t>(kMaxRank - problem.rank + a)] =
+        problem.axes[static_cast<std::size_t>(a)];
+  return axes;
+}
+
+std::int32_t tile_width(const Plan& plan) {
+  return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
+}
+
+Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
+  if (plan.phases == Phases::row) return make_row_tiling();
+  const Axis axis = spatial_axes(problem)[2];
+  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kTilesARun);
+}
+
+PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
+  PackedLayout layout;
+  layout.groups = problem.groups;
+  layout.ic = problem.ic_per_group();
+  layout.oc = problem.oc_per_group();
+  layout.oc_tile = plan.channels;
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  for (std::size_t a = 0; a < kMaxRank; ++a) {
+    layout.kernel[a] = axes[a].kernel;
+    layout.position[a] = phase_sorted_places(axes[a]);
+  }
+  switch (plan.phases) {
+    case Phases::row: layout.w_groups.assign(static_cast<std::size_t>(axes[2].kernel), 1); break;
+    case Phases::all: layout.w_groups = {static_cast<std::int32_t>(axes[2].kernel)}; break;
+    case Phases::one:
+      for (const Phase& phase : make_phases(axes[2]))
+        if (!phase.taps.empty()) layout.w_groups.push_back(static_cast<std::int32_t>(phase.taps.size()));
+      break;
+  }
+  return layout;
+}
+
+}  // namespace convt

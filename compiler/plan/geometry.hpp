@@ -1,0 +1,23 @@
+// What a Plan means in numbers: the pieces that planner, packer and lowering must agree on.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include <convt/problem.hpp>
+
+#include "compiler/plan/plan.hpp"
+#include "compiler/plan/tiling.hpp"
+
+namespace convt {
+
+/// A problem's axes as d, h, w; leading ones are units for lower ranks.
+std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
+
+/// Positions q a tile of the plan is wide.
+std::int32_t tile_width(const Plan& plan);
+
+/// The plan's tiling of the innermost axis. Phases::row has one tile of one output, repeated for each.
+Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
+
+}  // namespace convt

@@ -1,0 +1,79 @@
+#include "compiler/plan/plan.hpp"
+
+#include <charconv>
+#include <functional>
+
+#include "compiler/plan/geometry.hpp"
+
+namespace convt {
+namespace {
+
+constexpr std::array<const char*, 2> kFamilies{"channel_lanes", "space_lanes"};
+constexpr std::array<const char*, 3> kPhases{"one", "all", "row"};
+
+template <std::size_t N>
+int find_name(const std::array<const char*, N>& names, std::string_view text) {
+  for (std::size_t i = 0; i < N; ++i)
+    if (text == names[i]) return static_cast<int>(i);
+  return -1;
+}
+
+Error bad(std::string_view what, std::string_view word) {
+  return {ErrorCode::invalid_argument, "plan: " + std::string(what) + " '" + std::string(word) + "'"};
+}
+
+std::string_view next_word(std::string_view& text) {
+  const std::size_t begin = text.find_first_not_of(' ');
+  if (begin == std::string_view::npos) return text = {};
+  text.remove_prefix(begin);
+  const std::string_view word = text.substr(0, text.find(' '));
+  text.remove_prefix(word.size());
+  return word;
+}
+
+bool parse_int(std::string_view text, int& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc{} && end == text.data() + text.size() && value >= 1 && value <= 4096;
+}
+
+}  // namespace
+
+const char* to_string(Family family) { return kFamilies[static_cast<std::size_t>(family)]; }
+
+std::string Plan::to_text() const {
+  return std::string(to_string(family)) + " lanes=" + std::to_string(lanes) +
+         " phases=" + kPhases[static_cast<std::size_t>(phases)] +
+         " channels=" + std::to_string(channels) + " positions=" + std::to_string(positions) +
+         " ic_unroll=" + std::to_string(ic_unroll);
+}
+
+Result<Plan> parse_plan(std::string_view text) {
+  Plan plan;
+  const std::string_view family_word = next_word(text);
+  const int family = find_name(kFamilies, family_word);
+  if (family < 0) return bad("unknown family", family_word);
+  plan.family = static_cast<Family>(family);
+  for (std::string_view word = next_word(text); !word.empty(); word = next_word(text)) {
+    const std::string_view key = word.substr(0, word.find('='));
+    if (key.size() == word.size()) return bad("expected key=value, got", word);
+    const std::string_view value = word.substr(key.size() + 1);
+    if (key == "phases") {
+      const int phases = find_name(kPhases, value);
+      if (phases < 0) return bad("phases must be one, all or row, got", value);
+      plan.phases = static_cast<Phases>(phases);
+      continue;
+    }
+    int* field = key == "lanes"       ? &plan.lanes
+                 : key == "channels"  ? &plan.channels
+                 : key == "positions" ? &plan.positions
+                 : key == "ic_unroll" ? &plan.ic_unroll
+                                      : nullptr;
+    if (field == nullptr) return bad("unknown key", key);
+    if (!parse_int(value, *field)) return bad("expected an integer in [1, 4096], got", word);
+  }
+  return plan;
+}
+
+std::size_t hash_value(const Plan& plan) { return std::hash<std::string>{}(plan.to_text()); }
+
+}  // namespace convt

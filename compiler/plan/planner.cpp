@@ -1,0 +1,146 @@
+// The planner: every candidate the families offer, costed by the model, best first.
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+
+#include "compiler/plan/cost_model.hpp"
+#include "compiler/plan/geometry.hpp"
+#include "compiler/plan/plan.hpp"
+
+namespace convt {
+namespace {
+
+constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
+constexpr std::size_t kKeptCandidates = 12;
+constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+
+class Planner {
+ public:
+  Planner(const Problem& problem, const Target& target)
+      : problem_(problem), target_(target), innermost_(spatial_axes(problem)[2]) {}
+
+  std::vector<PlanReport::Candidate> candidates() {
+    add_channel_lanes();
+    if (problem_.layout == Layout::nchw) add_space_lanes();
+    std::sort(found_.begin(), found_.end(), [](const auto& a, const auto& b) {
+      return a.predicted_us < b.predicted_us;
+    });
+    return std::move(found_);
+  }
+
+ private:
+  void add_channel_lanes();
+  void add_space_lanes();
+  void add(Plan plan);
+  const Tiling& tiling(const Plan& plan);
+  [[nodiscard]] int choose_unroll(double products_a_channel) const;
+
+  const Problem& problem_;
+  const Target& target_;
+  Axis innermost_;
+  std::map<std::pair<Phases, std::int32_t>, Tiling> tilings_;
+  std::vector<PlanReport::Candidate> found_;
+};
+
+const Tiling& Planner::tiling(const Plan& plan) {
+  const auto key = std::pair(plan.phases, tile_width(plan));
+  const auto found = tilings_.find(key);
+  if (found != tilings_.end()) return found->second;
+  return tilings_.emplace(key, make_plan_tiling(problem_, plan)).first->second;
+}
+
+int Planner::choose_unroll(double products_a_channel) const {
+  const auto ic = static_cast<int>(std::min<std::int64_t>(problem_.ic_per_group(), 8));
+  int unroll = 1;
+  while (unroll * 2 <= ic && unroll * 2 * products_a_channel <= 100) unroll *= 2;
+  return unroll;
+}
+
+void Planner::add(Plan plan) {
+  const Tiling& tiles = tiling(plan);
+  const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
+  if (cost.vector_registers > target_.vector_registers) return;
+  if (cost.code_bytes > kMaxCodeBytes) return;
+  found_.push_back({plan, cost.cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
+}
+
+void Planner::add_channel_lanes() {
+  const std::int64_t oc = problem_.oc_per_group();
+  const auto all_vectors = static_cast<int>(std::min<std::int64_t>((oc + target_.lanes - 1) / target_.lanes, 8));
+  const auto stride = static_cast<int>(std::min<std::int64_t>(innermost_.stride, 64));
+  for (int vectors = 1; vectors <= all_vectors; ++vectors) {
+    Plan plan;
+    plan.family = Family::channel_lanes;
+    plan.lanes = target_.lanes;
+    plan.channels = vectors * target_.lanes;
+    plan.phases = Phases::row;
+    plan.ic_unroll = choose_unroll(vectors);
+    add(plan);
+    if (innermost_.kernel > kMaxStaticTaps) continue;
+    for (const Phases phases : {Phases::one, Phases::all}) {
+      if (phases == Phases::one && problem_.layout == Layout::nchw) continue;
+      if (phases == Phases::all && problem_.layout == Layout::nhwc && stride == 1) continue;
+      const int per_position = phases == Phases::all ? vectors * stride : vectors;
+      const int most = (target_.vector_registers - 3) / per_position;
+      for (int positions = 1; positions <= most; ++positions) {
+        plan.phases = phases;
+        plan.positions = positions;
+        const double taps = phases == Phases::all ? static_cast<double>(innermost_.kernel)
+                                                  : std::ceil(static_cast<double>(innermost_.kernel) / stride);
+        plan.ic_unroll = choose_unroll(taps * positions * vectors);
+        add(plan);
+      }
+      plan.positions = 1;
+    }
+  }
+}
+
+void Planner::add_space_lanes() {
+  if (innermost_.kernel > kMaxStaticTaps || innermost_.stride > target_.vector_registers - 4) return;
+  const auto stride = static_cast<int>(innermost_.stride);
+  const auto oc = static_cast<int>(std::min<std::int64_t>(problem_.oc_per_group(), 16));
+  for (int vectors = 1; vectors <= 4; ++vectors)
+    for (int channels = 1; channels <= oc && channels * vectors * stride <= target_.vector_registers - 4;
+         ++channels) {
+      Plan plan;
+      plan.family = Family::space_lanes;
+      plan.lanes = target_.lanes;
+      plan.phases = Phases::all;
+      plan.channels = channels;
+      plan.positions = vectors;
+      plan.ic_unroll = choose_unroll(static_cast<double>(innermost_.kernel) * channels * vectors);
+      add(plan);
+    }
+}
+
+std::string percent(double share) { return std::to_string(std::lround(share * 100)) + "%"; }
+
+}  // namespace
+
+Result<PlanChoice> choose_plan(const Problem& problem, const Target& target, const PlanOptions& options) {
+  std::vector<PlanReport::Candidate> candidates = Planner(problem, target).candidates();
+  if (candidates.empty())
+    return Error{ErrorCode::unsupported, "no plan fits the target: " + problem.to_text()};
+  if (options.strict && candidates.front().useful_lanes < 0.25) {
+    return Error{ErrorCode::unsupported,
+                 "strict: the best plan has " + percent(candidates.front().useful_lanes) +
+                     " useful lanes (" + candidates.front().plan.to_text() + ")"};
+  }
+  PlanChoice choice;
+  choice.report.chosen = candidates.front();
+  choice.plan = candidates.front().plan;
+  choice.report.reason = std::string("fastest of ") + std::to_string(candidates.size()) +
+                         " candidates by the cost model; " +
+                         percent(candidates.front().useful_lanes) + " useful lanes";
+  const std::size_t kept = std::min(candidates.size(), kKeptCandidates + 1);
+  for (std::size_t i = 1; i < kept; ++i) {
+    candidates[i].why = "predicted " +
+                        percent(candidates[i].predicted_us / candidates[0].predicted_us - 1) + " slower";
+    choice.report.rejected.push_back(candidates[i]);
+  }
+  return choice;
+}
+
+}  // namespace convt
