@@ -1,0 +1,232 @@
+#include "random_program.hpp"
+
+#include <array>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "compiler/program/builder.hpp"
+
+namespace convt::test {
+namespace {
+
+using program::Affine;
+using program::BufferId;
+using program::BufferKind;
+using program::Builder;
+using program::kNone;
+using program::Mem;
+using program::Op;
+using program::Operand;
+using program::Program;
+using program::Reg;
+using program::ScalarId;
+using program::TableId;
+
+// Scalars stay below 4 and an index has at most two of them, so that it stays below 7 + kMaxDelta.
+constexpr std::int64_t kMaxScalar = 3;
+constexpr std::int32_t kMaxDelta = 5;
+constexpr std::int64_t kOuterExtent = 2 * kMaxScalar + kMaxDelta + 1;
+constexpr std::int64_t kLaneExtent = kOuterExtent + 15;
+
+// Roles of the vector registers: values that stay below 1, sums of their products, indices.
+constexpr Reg kInputs = 12, kSums = 12, kIndices = 2, kMasks = 4;
+
+class Generator {
+ public:
+  explicit Generator(std::uint64_t seed) : random_(seed), builder_("random", 16, 32, 7) {}
+
+  Program run() {
+    declare();
+    const int stages = pick(1, 2);
+    for (int i = 0; i < stages; ++i) make_stage();
+    Program result = builder_.finish();
+    result.allocated = true;
+    return result;
+  }
+
+ private:
+  int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+  bool chance(int percent) { return pick(1, 100) <= percent; }
+  template <class T>
+  T pick_of(const std::vector<T>& from) {
+    return from[static_cast<std::size_t>(pick(0, static_cast<int>(from.size()) - 1))];
+  }
+  Reg input() { return static_cast<Reg>(pick(0, kInputs - 1)); }
+  Reg sum() { return static_cast<Reg>(kInputs + pick(0, kSums - 1)); }
+  Reg index_register() { return static_cast<Reg>(kInputs + kSums + pick(0, kIndices - 1)); }
+  Reg mask() { return static_cast<Reg>(pick(0, kMasks - 1)); }
+  Reg maybe_mask() { return chance(30) ? mask() : kNone; }
+
+  void declare() {
+    for (BufferKind kind : {BufferKind::src, BufferKind::weights, BufferKind::bias, BufferKind::dst,
+                            BufferKind::workspace}) {
+      program::Buffer buffer;
+      buffer.kind = kind;
+      buffer.name = "buffer" + std::to_string(static_cast<int>(kind));
+      buffer.axes = 3;
+      buffer.extent = {kOuterExtent, kOuterExtent, kLaneExtent};
+      buffer.stride = {kOuterExtent * kLaneExtent, kLaneExtent, 1};
+      buffers_.push_back(builder_.buffer(buffer));
+    }
+    const int tables = pick(1, 3);
+    for (int i = 0; i < tables; ++i) {
+      const int columns = pick(1, 3);
+      std::vector<std::int32_t> values(static_cast<std::size_t>(columns * (2 * kMaxScalar + 1)));
+      for (std::int32_t& value : values) value = pick(0, kMaxScalar);
+      tables_.push_back(
+          {builder_.table("table" + std::to_string(i), static_cast<std::uint16_t>(columns), values),
+           columns});
+    }
+  }
+
+  void make_stage() {
+    builder_.begin_stage("stage");
+    scalars_.clear();
+    const int coordinates = pick(0, 3);
+    for (int i = 0; i < coordinates; ++i) make_coordinate();
+    define_registers();
+    make_block(0);
+    for (Reg r = 0; r < kInputs + kSums; ++r) {
+      if (chance(25)) builder_.store(lanes(true), r, maybe_mask());
+    }
+    builder_.end_stage();
+  }
+
+  void make_coordinate() {
+    if (!chance(30)) {
+      scalars_.push_back(builder_.coordinate("c", {pick(1, 4), 0}));
+      return;
+    }
+    const int block = pick(1, 3);
+    const ScalarId id = builder_.coordinate("batch", {1, block});
+    scalars_.push_back(id);
+    if (chance(50)) scalars_.push_back(builder_.let_batch_count("count", id, block));
+  }
+
+  void define_registers() {
+    for (Reg i = 0; i < kMasks; ++i) builder_.mask(static_cast<std::uint64_t>(pick(0, 0xffff)));
+    for (Reg i = 0; i < kInputs + kSums + kIndices; ++i) builder_.vector();
+    for (Reg i = 0; i < kInputs; ++i) builder_.load(i, lanes());
+    for (Reg i = 0; i < kSums; ++i) builder_.zero(static_cast<Reg>(kInputs + i));
+    for (Reg i = 0; i < kIndices; ++i) {
+      builder_.load(static_cast<Reg>(kInputs + kSums + i), random_constant(31), kNone,
+                    program::Type::i32);
+    }
+  }
+
+  Mem random_constant(int max) {
+    std::array<std::uint32_t, 16> words;
+    for (std::uint32_t& word : words) word = static_cast<std::uint32_t>(pick(0, max));
+    return builder_.constant(words);
+  }
+
+  Affine random_affine() {
+    Affine result;
+    const int terms = scalars_.empty() ? 0 : pick(0, 2);
+    for (int i = 0; i < terms; ++i) result += Affine::of(pick_of(scalars_));
+    return result;
+  }
+
+  Mem lanes(bool writable = false) {
+    // Often an address used before, so that operands share streams.
+    Mem mem;
+    const BufferId buffer = buffers_[static_cast<std::size_t>(writable ? pick(3, 4) : pick(0, 4))];
+    mem.address = builder_.address(buffer, {random_affine(), random_affine(), random_affine()});
+    for (std::size_t axis = 0; axis < 3; ++axis) mem.delta[axis] = pick(0, kMaxDelta);
+    mem.lane_axis = 2;
+    return mem;
+  }
+
+  void make_block(int depth) {
+    const std::size_t in_scope = scalars_.size();
+    const int statements = pick(1, depth == 0 ? 6 : 4);
+    for (int i = 0; i < statements; ++i) make_statement(depth);
+    scalars_.resize(in_scope);
+  }
+
+  void make_statement(int depth) {
+    const int kind = pick(0, 9);
+    if (kind <= 2 && depth < 4) {
+      make_loop(depth);
+    } else if (kind == 3 && depth < 4 && !scalars_.empty()) {
+      builder_.begin_if_equal(pick_of(scalars_), pick(0, 2));
+      make_block(depth + 1);
+      builder_.end_if();
+    } else if (kind == 4) {
+      const auto [table, columns] = pick_of(tables_);
+      scalars_.push_back(builder_.let("let", table, random_affine(),
+                                      static_cast<std::uint16_t>(pick(0, columns - 1))));
+    } else {
+      builder_.comment("work");
+      const int count = pick(1, 8);
+      for (int i = 0; i < count; ++i) make_vector_op();
+    }
+  }
+
+  void make_loop(int depth) {
+    const std::size_t in_scope = scalars_.size();
+    if (scalars_.empty() || chance(60)) {
+      scalars_.push_back(builder_.begin_loop("loop", pick(0, 4)));
+    } else {
+      scalars_.push_back(builder_.begin_loop("loop", pick_of(scalars_)));
+    }
+    make_block(depth + 1);
+    builder_.end_loop();
+    scalars_.resize(in_scope);
+  }
+
+  void make_vector_op() {
+    switch (pick(0, 13)) {
+      case 0:
+        return builder_.load(input(), lanes(), maybe_mask());
+      case 1:
+        return builder_.broadcast(input(), lanes());
+      case 2:
+        return builder_.store(lanes(true), sum(), maybe_mask());
+      case 3:
+        return builder_.prefetch(lanes(), pick(1, 2));
+      case 4:
+        return builder_.fma(sum(), input(), input(), maybe_mask());
+      case 5:
+        return builder_.fma(sum(), input(), lanes(), Operand::vector_mem, maybe_mask());
+      case 6:
+        return builder_.fma(sum(), input(), lanes(), Operand::broadcast_mem, maybe_mask());
+      case 7:
+        return builder_.binary(pick_of<Op>({Op::add, Op::sub}), sum(), sum(), lanes(),
+                               pick_of<Operand>({Operand::vector_mem, Operand::broadcast_mem}),
+                               maybe_mask());
+      case 8:
+        return builder_.select(input(), mask(), input(), input());
+      case 9:
+        return builder_.permute(input(), input(), index_register(), maybe_mask(), chance(50));
+      case 10:
+        return builder_.permute(sum(), input(), random_constant(31));
+      case 11:
+        return builder_.permute2(input(), input(), index_register());
+      case 12:
+        return builder_.shuffle128(input(), input(), input(), pick(0, 255));
+      default:
+        return builder_.binary(
+            pick_of<Op>({Op::unpack_lo32, Op::unpack_hi32, Op::unpack_lo64, Op::unpack_hi64}),
+            input(), input(), input());
+    }
+  }
+
+  struct TableChoice {
+    TableId id;
+    int columns;
+  };
+
+  std::mt19937_64 random_;
+  Builder builder_;
+  std::vector<BufferId> buffers_;
+  std::vector<TableChoice> tables_;
+  std::vector<ScalarId> scalars_;  ///< in scope
+};
+
+}  // namespace
+
+Program random_program(std::uint64_t seed) { return Generator(seed).run(); }
+
+}  // namespace convt::test
