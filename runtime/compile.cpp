@@ -1,0 +1,320 @@
+#include "runtime/compile.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "compiler/backend/xbyak/emit.hpp"
+#include "compiler/lower/lower.hpp"
+#include "compiler/plan/cost_model.hpp"
+#include "compiler/plan/geometry.hpp"
+#include "compiler/program/passes.hpp"
+#include "runtime/kernel_name.hpp"
+
+namespace convt {
+namespace {
+
+/// Adds the time of its life to a counter of microseconds.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& total_us) : total_us_(total_us) {}
+  ~Stopwatch() {
+    total_us_ +=
+        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start_)
+            .count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& total_us_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+using Candidate = PlanReport::Candidate;
+
+PlanCandidate describe(const Candidate& candidate) {
+  return {candidate.plan.to_text(), candidate.predicted_us, candidate.useful_lanes, candidate.why};
+}
+
+std::size_t workspace_bytes(const program::Program& program) {
+  std::int64_t bytes = 0;
+  for (const program::Buffer& buffer : program.buffers) {
+    if (buffer.kind != program::BufferKind::workspace) continue;
+    std::int64_t last = 0;
+    for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
+      last += (buffer.extent[axis] - 1) * buffer.stride[axis];
+    }
+    bytes = std::max(bytes, (last + 1) * program::element_bytes(buffer.type));
+  }
+  return static_cast<std::size_t>(bytes);
+}
+
+RunStage make_run_stage(const program::Stage& stage) {
+  RunStage run;
+  for (const program::Coordinate& coordinate : stage.grid) {
+    const program::Extent& extent = coordinate.extent;
+    if (extent.batch_block > 0) {
+      run.batch_blocks.push_back(extent.batch_block);
+    } else {
+      run.fixed_items *= extent.constant;
+    }
+  }
+  return run;
+}
+
+/// The largest batch that validate_batch() accepts.
+std::int64_t find_max_batch(const Problem& problem) {
+  std::int64_t low = 0;
+  std::int64_t high = std::int64_t{1} << 41;
+  while (low < high) {
+    const std::int64_t middle = low + (high - low + 1) / 2;
+    if (validate_batch(problem, middle).ok()) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+void append(std::string& note, const std::string& text) {
+  note += (note.empty() ? "" : "; ") + text;
+}
+
+/// One compilation; its methods are the steps of the pipeline, in order.
+class Compilation {
+ public:
+  Compilation(const KernelKey& key, const CompileContext& context)
+      : key_(key), context_(context), kernel_(std::make_shared<KernelState>()) {}
+
+  Result<std::shared_ptr<const KernelState>> run();
+
+ private:
+  Status choose_backend();
+  Status choose_candidates();
+  Status use_given_plan();
+  Status try_candidates();
+  Status build(const Candidate& candidate);
+  Status generate_code(const program::Program& program, const Plan& plan);
+  void describe_choice(const Candidate& taken);
+  void finish();
+
+  KernelInfo& info() { return kernel_->info; }
+  CompileTimes& times() { return kernel_->info.times; }
+
+  const KernelKey& key_;
+  const CompileContext& context_;
+  std::shared_ptr<KernelState> kernel_;
+  bool interpreted_ = false;
+  std::vector<Candidate> candidates_;  ///< best first
+};
+
+Result<std::shared_ptr<const KernelState>> Compilation::run() {
+  if (Status status = validate(key_.problem); !status.ok()) return status.error();
+  if (Status status = choose_backend(); !status.ok()) return status.error();
+  {
+    const Stopwatch watch(times().total_us);
+    if (Status status = choose_candidates(); !status.ok()) return status.error();
+    if (Status status = try_candidates(); !status.ok()) return status.error();
+    finish();
+  }
+  return std::shared_ptr<const KernelState>(std::move(kernel_));
+}
+
+Status Compilation::choose_backend() {
+  const bool possible = key_.target.isa == Isa::avx512 && host_can_run(key_.target);
+  if (key_.options.backend == Backend::xbyak && !possible) {
+    return Error{ErrorCode::unsupported,
+                 std::string("backend xbyak: needs AVX-512, and this run is for ") +
+                     to_string(key_.target.isa) + " (machine and CONVT_MAX_ISA considered)"};
+  }
+  interpreted_ = key_.options.backend == Backend::interpreter || !possible;
+  if (interpreted_ && key_.options.backend == Backend::automatic) {
+    append(info().note, std::string("interpreted, and so slow: no machine code for ") +
+                            to_string(key_.target.isa) + " yet");
+  }
+  return ok_status();
+}
+
+Status Compilation::choose_candidates() {
+  const Stopwatch watch(times().plan_us);
+  if (!key_.options.plan.empty()) return use_given_plan();
+  Result<PlanChoice> choice =
+      choose_plan(key_.problem, key_.target, PlanOptions{.strict = key_.options.strict});
+  if (!choice.ok()) return choice.error();
+  info().reason = std::move(choice->report.reason);
+  candidates_.push_back(std::move(choice->report.chosen));
+  candidates_.front().plan = choice->plan;
+  for (Candidate& rejected : choice->report.rejected) candidates_.push_back(std::move(rejected));
+  return ok_status();
+}
+
+Status Compilation::use_given_plan() {
+  Result<Plan> plan = parse_plan(key_.options.plan);
+  if (!plan.ok()) return plan.error();
+  if (plan->lanes != key_.target.lanes) {
+    return Error{ErrorCode::invalid_argument, "plan: " + std::to_string(plan->lanes) +
+                                                  " lanes, but the target has " +
+                                                  std::to_string(key_.target.lanes)};
+  }
+  const PlanCost cost =
+      estimate_cost(key_.problem, key_.target, *plan, make_plan_tiling(key_.problem, *plan));
+  if (cost.vector_registers > key_.target.vector_registers) {
+    return Error{ErrorCode::unsupported, "plan: needs " + std::to_string(cost.vector_registers) +
+                                             " vector registers, the target has " +
+                                             std::to_string(key_.target.vector_registers)};
+  }
+  if (key_.options.strict && cost.useful_lanes < 0.25) {
+    return Error{ErrorCode::unsupported, "strict: the given plan has under 25% useful lanes"};
+  }
+  info().reason = "given by the caller";
+  candidates_.push_back({*plan, cost.cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
+  return ok_status();
+}
+
+Status Compilation::try_candidates() {
+  std::optional<Error> first_refusal;
+  for (Candidate& candidate : candidates_) {
+    Status status = build(candidate);
+    if (status.ok()) {
+      describe_choice(candidate);
+      return status;
+    }
+    if (status.error().code != ErrorCode::unsupported) return status;
+    candidate.why = "refused: " + status.error().message;
+    append(info().note, "plan [" + candidate.plan.to_text() + "] " + candidate.why);
+    if (!first_refusal) first_refusal = status.error();
+  }
+  return *std::move(first_refusal);
+}
+
+Status Compilation::build(const Candidate& candidate) {
+  std::optional<program::Program> program;
+  {
+    const Stopwatch watch(times().lower_us);
+    Result<program::Program> made = make_program(key_.problem, key_.target, candidate.plan);
+    if (!made.ok()) return made.error();
+    program = std::move(*made);
+  }
+  {
+    const Stopwatch watch(times().verify_us);
+    Result<program::VerifyStats> proof = program::verify(*program);
+    if (!proof.ok()) {
+      return Error{ErrorCode::internal, "verifier: " + proof.error().message + " (plan " +
+                                            candidate.plan.to_text() + " for " +
+                                            key_.problem.to_text() + ")"};
+    }
+  }
+  kernel_->stages.clear();
+  for (const program::Stage& stage : program->stages) {
+    kernel_->stages.push_back(make_run_stage(stage));
+  }
+  info().workspace_bytes = workspace_bytes(*program);
+  if (!interpreted_) return generate_code(*program, candidate.plan);
+  kernel_->program = std::make_unique<program::Program>(*std::move(program));
+  return ok_status();
+}
+
+Status Compilation::generate_code(const program::Program& program, const Plan& plan) {
+  {
+    const Stopwatch watch(times().emit_us);
+    Result<Code> code = emit_xbyak(program, make_kernel_name(key_.problem, key_.target, plan));
+    if (!code.ok()) return code.error();
+    kernel_->code = std::move(*code);
+  }
+  const Stopwatch watch(times().install_us);
+  Code& code = kernel_->code;
+  Result<ExecutableBlock> block = context_.memory->install(code.bytes);
+  if (!block.ok()) return block.error();
+  kernel_->block = std::move(*block);
+  for (std::size_t stage = 0; stage < kernel_->stages.size(); ++stage) {
+    const std::uint8_t* entry = kernel_->block.data() + code.stage_entries[stage];
+    kernel_->stages[stage].entry = reinterpret_cast<StageEntry>(const_cast<std::uint8_t*>(entry));
+  }
+  info().code_bytes = code.bytes.size();
+  code.bytes = {};  // `block` has them
+  return ok_status();
+}
+
+void Compilation::describe_choice(const Candidate& taken) {
+  kernel_->plan = taken.plan;
+  info().plan = taken.plan.to_text();
+  info().predicted_us = taken.predicted_us;
+  info().useful_lanes = taken.useful_lanes;
+  for (const Candidate& candidate : candidates_) {
+    if (&candidate != &taken) info().rejected.push_back(describe(candidate));
+  }
+}
+
+void Compilation::finish() {
+  KernelState& kernel = *kernel_;
+  kernel.problem = key_.problem;
+  kernel.target = key_.target;
+  kernel.layout = make_packed_layout(kernel.problem, kernel.plan);
+  kernel.packed = make_packed_format(kernel.layout);
+  kernel.max_batch = find_max_batch(kernel.problem);
+  // The prediction is the machine code's; interpreted work is always worth its threads.
+  kernel.task_us = interpreted_ ? 0 : context_.task_us;
+  kernel.pool = context_.pool;
+  kernel.workspaces = std::make_unique<WorkspacePool>(
+      info().workspace_bytes, std::max(context_.pool->threads(), usable_cpus()));
+  info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
+  info().backend = to_string(interpreted_ ? Backend::interpreter : Backend::xbyak);
+  info().target = kernel.target.to_text();
+  info().layer = kernel.problem.to_text();
+  info().packed_weights_bytes = kernel.packed.bytes();
+}
+
+void mix(std::size_t& hash, std::size_t value) {
+  hash ^= value + 0x9e3779b97f4a7c15u + (hash << 6) + (hash >> 2);
+}
+
+}  // namespace
+
+std::size_t hash_value(const KernelKey& key) {
+  std::size_t hash = hash_value(key.problem);
+  mix(hash, hash_value(key.target));
+  mix(hash, static_cast<std::size_t>(key.options.backend) * 2 + (key.options.strict ? 1 : 0));
+  if (!key.options.plan.empty()) mix(hash, std::hash<std::string>{}(key.options.plan));
+  if (!key.options.isa.empty()) mix(hash, std::hash<std::string>{}(key.options.isa));
+  return hash * 0x9e3779b97f4a7c15u;
+}
+
+Result<Target> choose_target(const Options& options) {
+  if (options.isa.empty()) return host_target();
+  Result<Isa> isa = parse_isa(options.isa);
+  if (!isa.ok()) return isa.error();
+  return *isa == host_target().isa ? host_target() : generic_target(*isa);
+}
+
+Result<program::Program> make_program(const Problem& problem, const Target& target,
+                                      const Plan& plan) {
+  Result<program::Program> lowered = lower(problem, target, plan);
+  if (!lowered.ok()) return lowered;
+  return program::allocate_registers(program::legalise(std::move(*lowered)));
+}
+
+Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
+                                                          const CompileContext& context) {
+  return Compilation(key, context).run();
+}
+
+std::size_t kept_bytes(const KernelState& kernel) {
+  std::size_t bytes = sizeof kernel + kernel.info.code_bytes + 1024;  // and some for its texts
+  bytes += kernel.info.rejected.size() * (sizeof(PlanCandidate) + 128);
+  if (kernel.workspaces) bytes += kernel.workspaces->total_bytes();
+  if (!kernel.program) return bytes;
+  for (const program::Stage& stage : kernel.program->stages) {
+    bytes += stage.code.size() * sizeof(program::Inst);
+  }
+  return bytes + kernel.program->addresses.size() * sizeof(program::Address) +
+         kernel.program->constants.size() * 4;
+}
+
+}  // namespace convt

@@ -1,0 +1,54 @@
+// The pipeline: Problem -> Plan -> Program -> Code -> executable KernelState.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include <convt/problem.hpp>
+#include <convt/result.hpp>
+#include <convt/runtime.hpp>
+
+#include "compiler/plan/plan.hpp"
+#include "compiler/program/program.hpp"
+#include "compiler/target/target.hpp"
+#include "runtime/executable_memory.hpp"
+#include "runtime/kernel_state.hpp"
+#include "runtime/thread_pool.hpp"
+
+namespace convt {
+
+/// Everything that a kernel depends on.
+struct KernelKey {
+  Problem problem;
+  Target target;
+  Options options;
+
+  bool operator==(const KernelKey&) const = default;
+};
+
+std::size_t hash_value(const KernelKey& key);
+
+/// What kernels need of the Runtime that makes them.
+struct CompileContext {
+  std::shared_ptr<ExecutableMemory> memory;
+  std::shared_ptr<ThreadPool> pool;
+  double task_us = 0;
+};
+
+/// The Target that `options` ask for: the host's, or a generic one of their isa.
+Result<Target> choose_target(const Options& options);
+
+/// Compiles the best plan. A plan that turns out not to fit (registers, code size) gives way to the
+/// next best of the report, and KernelInfo::note says so. Errors: see Runtime::compile; internal
+/// when the verifier refuses a Program.
+Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
+                                                          const CompileContext& context);
+
+/// The Program of a plan, legalised and with registers allocated. Errors: unsupported.
+Result<program::Program> make_program(const Problem& problem, const Target& target,
+                                      const Plan& plan);
+
+/// What keeping `kernel` costs, in bytes, about.
+std::size_t kept_bytes(const KernelState& kernel);
+
+}  // namespace convt

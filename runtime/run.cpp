@@ -1,0 +1,214 @@
+// Kernel::run(): checks, then the stages one after the other, their work items spread over tasks.
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <convt/kernel.hpp>
+
+#include "compiler/program/interpreter.hpp"
+#include "runtime/kernel_state.hpp"
+#include "runtime/region.hpp"
+
+namespace convt {
+namespace {
+
+/// Chunks a task takes on average. More even out threads of unequal speed; fewer keep neighbouring
+/// work items, which share weights or input, on one thread.
+constexpr std::int64_t kChunksPerTask = 4;
+
+// ---- Arguments ----
+
+using Refusal = std::optional<Error>;
+
+Error bad(std::string message) { return {ErrorCode::invalid_argument, std::move(message)}; }
+
+Refusal check_pointers(const Problem& problem, const RunArguments& a) {
+  if (a.src == nullptr) return bad("src: null");
+  if (a.dst == nullptr) return bad("dst: null");
+  if (a.weights.data == nullptr) return bad("weights: null");
+  if (problem.bias && a.bias == nullptr) return bad("bias: null, but the layer has a bias");
+  if (!problem.bias && a.bias != nullptr) return bad("bias: given, but the layer has none");
+  return {};
+}
+
+Refusal check_overlap(const Problem& p, const RunArguments& a) {
+  const Region dst =
+      tensor_region(a.dst, p.layout, a.batch, p.out_channels, p.dst_pitch(), p.output_spatial());
+  const Region src =
+      tensor_region(a.src, p.layout, a.batch, p.in_channels, p.src_pitch(), p.input_spatial());
+  if (overlap(dst, src)) return bad("dst: overlaps src");
+  if (overlap(dst, dense_region(a.weights.data, a.weights.bytes))) {
+    return bad("dst: overlaps weights");
+  }
+  const auto bias_bytes = static_cast<std::uint64_t>(p.out_channels) * sizeof(float);
+  if (a.bias != nullptr && overlap(dst, dense_region(a.bias, bias_bytes))) {
+    return bad("dst: overlaps bias");
+  }
+  return {};
+}
+
+Refusal check_workspace(const KernelState& kernel, const RunArguments& a) {
+  if (a.workspace == nullptr) return {};
+  const std::size_t needed = kernel.workspaces->slice_bytes();
+  if (a.workspace_bytes < needed) {
+    return bad("workspace_bytes: " + std::to_string(a.workspace_bytes) + ", but one thread needs " +
+               std::to_string(needed));
+  }
+  if (reinterpret_cast<std::uintptr_t>(a.workspace) % WorkspacePool::kAlignment != 0) {
+    return bad("workspace: not 64-byte aligned");
+  }
+  return {};
+}
+
+Refusal check_arguments(const KernelState& kernel, const RunArguments& a) {
+  if (a.threads < 0) return bad("threads: " + std::to_string(a.threads) + ", must not be negative");
+  if (a.batch < 0 || a.batch > kernel.max_batch) {
+    Status status = validate_batch(kernel.problem, a.batch);
+    if (!status.ok()) return status.error();
+    return bad("batch: " + std::to_string(a.batch) + " is out of range");
+  }
+  if (a.batch == 0) return {};
+  if (Refusal refusal = check_pointers(kernel.problem, a)) return refusal;
+  if (!is_packed_as(kernel.packed, a.weights)) return describe_mismatch(kernel.packed, a.weights);
+  if (Refusal refusal = check_overlap(kernel.problem, a)) return refusal;
+  return check_workspace(kernel, a);
+}
+
+// ---- Running ----
+
+/// The caller's floating-point environment (rounding, denormals), taken along to other threads so
+/// that the result does not depend on which thread computes what.
+class FloatEnvironment {
+ public:
+#if defined(__SSE__)
+  FloatEnvironment() : mxcsr_(_mm_getcsr()) {}
+  void apply() const { _mm_setcsr(mxcsr_); }
+
+ private:
+  unsigned mxcsr_;
+#else
+  void apply() const {}
+#endif
+};
+
+/// One stage of one run, as its tasks see it.
+struct StageRun {
+  const KernelState& kernel;
+  int stage;
+  Args args;  ///< workspace: the first task's, if the caller brought one
+  std::int64_t items;
+  int tasks;
+  FloatEnvironment environment{};
+  std::atomic<std::int64_t> next{0};  ///< first item that nobody has taken
+  std::mutex failure_mutex{};
+  Refusal failure{};
+
+  void fail(const Error& error) {
+    const std::lock_guard lock(failure_mutex);
+    if (!failure) failure = error;
+  }
+};
+
+void run_items(StageRun& run, const Args& args, std::int64_t begin, std::int64_t end) {
+  const RunStage& stage = run.kernel.stages[static_cast<std::size_t>(run.stage)];
+  if (stage.entry != nullptr) return stage.entry(&args, begin, end);
+  Status status = program::interpret(*run.kernel.program, run.stage, args, begin, end);
+  if (!status.ok()) run.fail(status.error());
+}
+
+/// Takes chunks of items until none is left. Which task takes which does not matter: every item
+/// writes its own part of y, in its own order of additions.
+void run_chunks(StageRun& run, const Args& args) {
+  if (run.tasks == 1) return run_items(run, args, 0, run.items);
+  const std::int64_t chunk = std::max<std::int64_t>(1, run.items / (run.tasks * kChunksPerTask));
+  for (;;) {
+    const std::int64_t begin = run.next.fetch_add(chunk, std::memory_order_relaxed);
+    if (begin >= run.items) return;
+    run_items(run, args, begin, std::min(begin + chunk, run.items));
+  }
+}
+
+void run_task(StageRun& run, int index) {
+  WorkspacePool& workspaces = *run.kernel.workspaces;
+  if (workspaces.slice_bytes() == 0) return run_chunks(run, run.args);
+  Args args = run.args;
+  if (args.workspace != nullptr) {
+    args.workspace = static_cast<std::byte*>(args.workspace) +
+                     static_cast<std::size_t>(index) * workspaces.slice_bytes();
+    return run_chunks(run, args);
+  }
+  const WorkspacePool::Slice slice(workspaces);
+  args.workspace = slice.data();
+  run_chunks(run, args);
+}
+
+void run_parallel_task(void* context, int index) {
+  StageRun& run = *static_cast<StageRun*>(context);
+  const FloatEnvironment threads_own;
+  run.environment.apply();
+  run_task(run, index);
+  threads_own.apply();
+}
+
+/// How many tasks a stage is worth: no more than threads, work items, workspaces, or work.
+int choose_tasks(const KernelState& kernel, const RunArguments& a, std::int64_t items) {
+  if (a.threads == 1) return 1;
+  int tasks = a.threads != 0 ? a.threads : kernel.pool->threads();
+  if (!a.parallel_for) tasks = std::min(tasks, kernel.pool->threads());
+  if (kernel.task_us > 0) {
+    const double worth = kernel.info.predicted_us * static_cast<double>(a.batch) / kernel.task_us;
+    if (worth < tasks) tasks = static_cast<int>(worth);
+  }
+  const std::size_t slice = kernel.workspaces->slice_bytes();
+  if (a.workspace != nullptr && slice != 0) {
+    const std::size_t slices = a.workspace_bytes / slice;
+    if (slices < static_cast<std::size_t>(std::max(tasks, 1))) tasks = static_cast<int>(slices);
+  }
+  return static_cast<int>(std::clamp<std::int64_t>(tasks, 1, std::max<std::int64_t>(items, 1)));
+}
+
+Refusal run_stage(const KernelState& kernel, int stage, const Args& args, const RunArguments& a) {
+  const std::int64_t items = kernel.stages[static_cast<std::size_t>(stage)].items(a.batch);
+  const int tasks = choose_tasks(kernel, a, items);
+  StageRun run{.kernel = kernel, .stage = stage, .args = args, .items = items, .tasks = tasks};
+  if (tasks == 1) {
+    run_task(run, 0);
+  } else if (a.parallel_for) {
+    a.parallel_for(tasks, Task(run_parallel_task, &run));
+  } else {
+    kernel.pool->run(tasks, Task(run_parallel_task, &run));
+  }
+  return std::move(run.failure);
+}
+
+}  // namespace
+
+Status Kernel::run(const RunArguments& arguments) const {
+  const KernelState& kernel = *state_;
+  if (Refusal refusal = check_arguments(kernel, arguments)) return *std::move(refusal);
+  if (arguments.batch == 0) return ok_status();
+  const Args args{
+      .src = arguments.src,
+      .weights = static_cast<const std::byte*>(arguments.weights.data) + kPackedHeaderBytes,
+      .bias = arguments.bias,
+      .dst = arguments.dst,
+      .workspace = arguments.workspace,
+      .batch = arguments.batch};
+  for (std::size_t stage = 0; stage < kernel.stages.size(); ++stage) {
+    if (Refusal refusal = run_stage(kernel, static_cast<int>(stage), args, arguments)) {
+      return *std::move(refusal);
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace convt
