@@ -2,6 +2,9 @@
 // channels. For each input channel the body loads the input vectors of the distinct shifts once, and
 // multiplies each by the broadcast weights of the taps that use it; phases share the loads. At the end the
 // phases of a row are interleaved by permutes, so that stores are contiguous.
+//
+// Where a row has too many phases for the registers, a tile is of one phase (Phases::one) and its outputs
+// are spread over the row by permutes and masked stores: dearer stores, but each weight serves more lanes.
 
 #include <algorithm>
 #include <map>
@@ -19,7 +22,8 @@ class SpaceLanes {
         plan_(plan),
         builder_(builder),
         nest_(problem, plan, builder),
-        stride_(static_cast<std::int32_t>(spatial_axes(problem)[2].stride)) {}
+        stride_(static_cast<std::int32_t>(spatial_axes(problem)[2].stride)),
+        phases_(plan.phases == Phases::all ? static_cast<std::size_t>(stride_) : 1) {}
 
   void lower() {
     nest_.begin_stage();
@@ -34,9 +38,7 @@ class SpaceLanes {
  private:
   /// acc(channel, phase, vector of positions)
   Reg acc(std::size_t j, std::size_t phase, std::size_t u) const {
-    return acc_[(j * static_cast<std::size_t>(stride_) + phase) *
-                    static_cast<std::size_t>(plan_.positions) +
-                u];
+    return acc_[(j * phases_ + phase) * vectors() + u];
   }
   [[nodiscard]] std::size_t vectors() const { return static_cast<std::size_t>(plan_.positions); }
   [[nodiscard]] std::uint64_t all_lanes() const { return lane_bits(0, plan_.lanes, plan_.lanes); }
@@ -53,7 +55,9 @@ class SpaceLanes {
   [[nodiscard]] std::uint64_t stored_lanes(const BodyPhase& phase, std::size_t u) const;
   Reg mask(std::uint64_t bits);
   void add_bias(std::int64_t channels);
-  void store(const TileBody& body, std::int64_t channels);
+  void store_interleaved(const TileBody& body, std::int64_t channels);
+  void store_strided(const BodyPhase& phase, std::int64_t channels);
+  Mem output_mem(std::size_t j, std::size_t u, std::int32_t t);
   Reg interleave(std::size_t j, std::size_t u, std::int32_t t);
   [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u, std::int32_t t) const;
 
@@ -62,6 +66,7 @@ class SpaceLanes {
   Builder& builder_;
   Nest nest_;
   std::int32_t stride_;
+  std::size_t phases_;  ///< in a tile
   std::vector<Reg> acc_;
   std::vector<std::int32_t> shifts_;  ///< distinct, ascending
   std::map<std::uint64_t, Reg> masks_;
@@ -98,8 +103,7 @@ void SpaceLanes::find_shifts(const TileBody& body) {
 
 void SpaceLanes::start_accumulators() {
   acc_.clear();
-  const std::size_t count = static_cast<std::size_t>(plan_.channels) *
-                            static_cast<std::size_t>(stride_) * vectors();
+  const std::size_t count = static_cast<std::size_t>(plan_.channels) * phases_ * vectors();
   for (std::size_t i = 0; i < count; ++i) {
     acc_.push_back(builder_.vector());
     builder_.zero(acc_.back());
@@ -141,7 +145,11 @@ void SpaceLanes::lower_body(const TileBody& body) {
   masks_in_place_ = true;
   nest_.for_oc_tile([&](std::int64_t channels) {
     add_bias(channels);
-    store(body, channels);
+    if (plan_.phases == Phases::all || stride_ == 1) {
+      store_interleaved(body, channels);
+    } else {
+      store_strided(body.phases[0], channels);
+    }
   });
 }
 
@@ -203,7 +211,7 @@ void SpaceLanes::add_bias(std::int64_t channels) {
     mem.delta[0] = static_cast<std::int32_t>(j);
     const Reg bias = builder_.vector();
     builder_.broadcast(bias, mem);
-    for (std::size_t p = 0; p < static_cast<std::size_t>(stride_); ++p)
+    for (std::size_t p = 0; p < phases_; ++p)
       for (std::size_t u = 0; u < vectors(); ++u)
         builder_.binary(program::Op::add, acc(j, p, u), acc(j, p, u), bias);
   }
@@ -255,20 +263,54 @@ Reg SpaceLanes::interleave(std::size_t j, std::size_t u, std::int32_t t) {
   return out;
 }
 
-void SpaceLanes::store(const TileBody& body, std::int64_t channels) {
+void SpaceLanes::store_interleaved(const TileBody& body, std::int64_t channels) {
   for (std::size_t u = 0; u < vectors(); ++u)
     for (std::int32_t t = 0; t < stride_; ++t) {
       const std::uint64_t bits = output_lanes(body, u, t);
       if (bits == 0) continue;
       const Reg m = mask(bits);
+      for (std::size_t j = 0; j < static_cast<std::size_t>(channels); ++j)
+        builder_.store(output_mem(j, u, t), interleave(j, u, t), m);
+    }
+}
+
+/// Tiles of one phase: lane l of output vector t holds q = (t*lanes + l) / S where S divides that.
+void SpaceLanes::store_strided(const BodyPhase& phase, std::int64_t channels) {
+  const auto lanes = static_cast<std::size_t>(plan_.lanes);
+  for (std::int32_t t = 0; t < stride_; ++t) {
+    std::vector<std::uint32_t> index(lanes, 0);
+    std::uint64_t owned = 0;
+    for (std::size_t l = 0; l < lanes; ++l) {
+      const auto e = t * plan_.lanes + static_cast<std::int32_t>(l);
+      if (e % stride_ != 0) continue;
+      index[l] = static_cast<std::uint32_t>(e / stride_);
+      owned |= std::uint64_t{1} << l;
+    }
+    if (owned == 0) continue;
+    const Reg index_reg = builder_.vector();
+    builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
+    for (std::size_t u = 0; u < vectors(); ++u) {
+      std::uint64_t bits = 0;
+      for (std::size_t l = 0; l < lanes; ++l)
+        if ((owned >> l & 1) != 0 && (stored_lanes(phase, u) >> index[l] & 1) != 0)
+          bits |= std::uint64_t{1} << l;
+      if (bits == 0) continue;
+      const Reg m = mask(bits);
       for (std::size_t j = 0; j < static_cast<std::size_t>(channels); ++j) {
-        Mem mem{nest_.dst_address(), kWidth, {}};
-        mem.delta[kChannel] = static_cast<std::int32_t>(j);
-        mem.delta[kWidth] =
-            static_cast<std::int32_t>(u) * plan_.lanes * stride_ + t * plan_.lanes;
-        builder_.store(mem, interleave(j, u, t), m);
+        const Reg out = builder_.vector();
+        builder_.permute(out, acc(j, 0, u), index_reg);
+        builder_.store(output_mem(j, u, t), out, m);
       }
     }
+  }
+}
+
+/// Where output vector t of the vector u of positions goes.
+Mem SpaceLanes::output_mem(std::size_t j, std::size_t u, std::int32_t t) {
+  Mem mem{nest_.dst_address(), kWidth, {}};
+  mem.delta[kChannel] = static_cast<std::int32_t>(j);
+  mem.delta[kWidth] = static_cast<std::int32_t>(u) * plan_.lanes * stride_ + t * plan_.lanes;
+  return mem;
 }
 
 }  // namespace

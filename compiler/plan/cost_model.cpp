@@ -101,11 +101,16 @@ BodyCounts count_space_lanes(const Plan& plan, const TileBody& body, std::int64_
   shifts.erase(std::unique(shifts.begin(), shifts.end()), shifts.end());
   // Unaligned vectors mostly straddle two cache lines.
   counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size());
-  counts.accumulators = static_cast<int>(j * static_cast<double>(stride) * plan.positions);
+  const bool spread = plan.phases == Phases::one && stride > 1;
+  counts.accumulators = static_cast<int>(j * plan.positions) * static_cast<int>(body.phases.size());
   counts.registers = counts.accumulators + plan.positions + (plan.positions > 1 ? 1 : 0);
   if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
   counts.stores = counts.accumulators * 1.7;
   counts.shuffles = stride == 1 ? 0 : counts.accumulators * (stride == 2 ? 1.5 : static_cast<double>(stride));
+  if (spread) {
+    counts.shuffles = counts.accumulators * static_cast<double>(std::min<std::int64_t>(stride, plan.lanes));
+    counts.stores = counts.shuffles * 2;
+  }
   return counts;
 }
 

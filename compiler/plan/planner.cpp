@@ -98,21 +98,27 @@ void Planner::add_channel_lanes() {
 }
 
 void Planner::add_space_lanes() {
-  if (innermost_.kernel > kMaxStaticTaps || innermost_.stride > target_.vector_registers - 4) return;
-  const auto stride = static_cast<int>(innermost_.stride);
-  const auto oc = static_cast<int>(std::min<std::int64_t>(problem_.oc_per_group(), 16));
-  for (int vectors = 1; vectors <= 4; ++vectors)
-    for (int channels = 1; channels <= oc && channels * vectors * stride <= target_.vector_registers - 4;
-         ++channels) {
-      Plan plan;
-      plan.family = Family::space_lanes;
-      plan.lanes = target_.lanes;
-      plan.phases = Phases::all;
-      plan.channels = channels;
-      plan.positions = vectors;
-      plan.ic_unroll = choose_unroll(static_cast<double>(innermost_.kernel) * channels * vectors);
-      add(plan);
-    }
+  const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 16);
+  for (const Phases phases : {Phases::all, Phases::one}) {
+    if (phases == Phases::one && innermost_.stride == 1) continue;
+    const std::int64_t phases_a_tile = phases == Phases::all ? innermost_.stride : 1;
+    const std::int64_t taps = phases == Phases::all
+                                  ? innermost_.kernel
+                                  : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+    if (taps > kMaxStaticTaps) continue;
+    for (int vectors = 1; vectors <= 4; ++vectors)
+      for (int channels = 1; channels <= oc; ++channels) {
+        if (channels * vectors * phases_a_tile > target_.vector_registers - 3) break;
+        Plan plan;
+        plan.family = Family::space_lanes;
+        plan.lanes = target_.lanes;
+        plan.phases = phases;
+        plan.channels = channels;
+        plan.positions = vectors;
+        plan.ic_unroll = choose_unroll(static_cast<double>(taps) * channels * vectors);
+        add(plan);
+      }
+  }
 }
 
 std::string percent(double share) { return std::to_string(std::lround(share * 100)) + "%"; }
