@@ -1,0 +1,207 @@
+#include "tools/machine_kernels.hpp"
+
+#include <immintrin.h>
+
+#include "compiler/target/target.hpp"
+
+namespace convt::tools {
+namespace {
+
+// The FMA loops are assembly so that a debug build measures the same machine as a release build.
+// The factors are small: accumulators stay finite and normal for as long as anybody measures.
+
+#define CONVT_CHAINS_24 "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23"
+#define CONVT_CHAINS_12 "0,1,2,3,4,5,6,7,8,9,10,11"
+
+__attribute__((target("avx512f"))) void run_fma_avx512(std::int64_t rounds) {
+  const float factor = 1e-3F;
+  asm volatile(
+      "vbroadcastss %[factor], %%zmm30\n\t"
+      "vbroadcastss %[factor], %%zmm31\n\t"
+      ".irp r," CONVT_CHAINS_24
+      "\n\t"
+      "vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r\n\t"
+      ".endr\n\t"
+      ".balign 64\n"
+      "1:\n\t"
+      ".irp r," CONVT_CHAINS_24
+      "\n\t"
+      "vfmadd231ps %%zmm30, %%zmm31, %%zmm\\r\n\t"
+      ".endr\n\t"
+      "dec %[rounds]\n\t"
+      "jnz 1b\n\t"
+      "vzeroupper"
+      : [rounds] "+r"(rounds)
+      : [factor] "m"(factor)
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+        "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19",
+        "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31");
+}
+
+__attribute__((target("avx2"))) void run_fma_avx2(std::int64_t rounds) {
+  const float factor = 1e-3F;
+  asm volatile(
+      "vbroadcastss %[factor], %%ymm14\n\t"
+      "vbroadcastss %[factor], %%ymm15\n\t"
+      ".irp r," CONVT_CHAINS_12
+      "\n\t"
+      "vxorps %%ymm\\r, %%ymm\\r, %%ymm\\r\n\t"
+      ".endr\n\t"
+      ".balign 64\n"
+      "1:\n\t"
+      ".irp r," CONVT_CHAINS_12
+      "\n\t"
+      "vfmadd231ps %%ymm14, %%ymm15, %%ymm\\r\n\t"
+      ".endr\n\t"
+      "dec %[rounds]\n\t"
+      "jnz 1b\n\t"
+      "vzeroupper"
+      : [rounds] "+r"(rounds)
+      : [factor] "m"(factor)
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+        "xmm10", "xmm11", "xmm14", "xmm15");
+}
+
+#undef CONVT_CHAINS_24
+#undef CONVT_CHAINS_12
+
+// The value that is read (or, with two streams, made of both) at byte `i`. `or` costs next to
+// nothing.
+template <int Reads>
+__attribute__((target("avx512f"), always_inline)) inline __m512i read_avx512(const std::byte* read0,
+                                                                             const std::byte* read1,
+                                                                             std::size_t i) {
+  if constexpr (Reads == 0) return _mm512_setzero_si512();
+  if constexpr (Reads == 1) return _mm512_load_si512(read0 + i);
+  return _mm512_or_si512(_mm512_load_si512(read0 + i), _mm512_load_si512(read1 + i));
+}
+
+template <int Reads, bool Streaming>
+__attribute__((target("avx512f"))) void write_avx512(const std::byte* read0, const std::byte* read1,
+                                                     std::byte* write, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; i += 64) {
+    const __m512i value = read_avx512<Reads>(read0, read1, i);
+    auto* to = reinterpret_cast<__m512i*>(write + i);
+    if constexpr (Streaming) {
+      _mm512_stream_si512(to, value);
+    } else {
+      _mm512_store_si512(to, value);
+    }
+  }
+  if constexpr (Streaming) _mm_sfence();
+}
+
+__attribute__((target("avx512f"))) void read_only_avx512(const std::byte* read0, const std::byte*,
+                                                         std::byte*, std::size_t bytes) {
+  __m512i sum0 = _mm512_setzero_si512();
+  __m512i sum1 = sum0;
+  __m512i sum2 = sum0;
+  __m512i sum3 = sum0;
+  for (std::size_t i = 0; i < bytes; i += 256) {
+    sum0 = _mm512_or_si512(sum0, _mm512_load_si512(read0 + i));
+    sum1 = _mm512_or_si512(sum1, _mm512_load_si512(read0 + i + 64));
+    sum2 = _mm512_or_si512(sum2, _mm512_load_si512(read0 + i + 128));
+    sum3 = _mm512_or_si512(sum3, _mm512_load_si512(read0 + i + 192));
+  }
+  const __m512i sum = _mm512_or_si512(_mm512_or_si512(sum0, sum1), _mm512_or_si512(sum2, sum3));
+  asm volatile("" : : "v"(sum));  // somebody wants the result
+}
+
+SweepLoop sweep_avx512(const Sweep& sweep) {
+  if (sweep.writes == 0) return sweep.streaming ? nullptr : read_only_avx512;
+  switch (sweep.reads) {
+    case 0:
+      return sweep.streaming ? write_avx512<0, true> : write_avx512<0, false>;
+    case 1:
+      return sweep.streaming ? write_avx512<1, true> : write_avx512<1, false>;
+    default:
+      return sweep.streaming ? write_avx512<2, true> : write_avx512<2, false>;
+  }
+}
+
+template <int Reads>
+__attribute__((target("avx2"), always_inline)) inline __m256i read_avx2(const std::byte* read0,
+                                                                        const std::byte* read1,
+                                                                        std::size_t i) {
+  if constexpr (Reads == 0) return _mm256_setzero_si256();
+  const __m256i value = _mm256_load_si256(reinterpret_cast<const __m256i*>(read0 + i));
+  if constexpr (Reads == 1) return value;
+  return _mm256_or_si256(value, _mm256_load_si256(reinterpret_cast<const __m256i*>(read1 + i)));
+}
+
+template <int Reads, bool Streaming>
+__attribute__((target("avx2"))) void write_avx2(const std::byte* read0, const std::byte* read1,
+                                                std::byte* write, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; i += 32) {
+    const __m256i value = read_avx2<Reads>(read0, read1, i);
+    auto* to = reinterpret_cast<__m256i*>(write + i);
+    if constexpr (Streaming) {
+      _mm256_stream_si256(to, value);
+    } else {
+      _mm256_store_si256(to, value);
+    }
+  }
+  if constexpr (Streaming) _mm_sfence();
+}
+
+__attribute__((target("avx2"))) void read_only_avx2(const std::byte* read0, const std::byte*,
+                                                    std::byte*, std::size_t bytes) {
+  const auto load = reinterpret_cast<const __m256i*>(read0);
+  __m256i sum0 = _mm256_setzero_si256();
+  __m256i sum1 = sum0;
+  __m256i sum2 = sum0;
+  __m256i sum3 = sum0;
+  for (std::size_t i = 0; i < bytes / 32; i += 4) {
+    sum0 = _mm256_or_si256(sum0, _mm256_load_si256(load + i));
+    sum1 = _mm256_or_si256(sum1, _mm256_load_si256(load + i + 1));
+    sum2 = _mm256_or_si256(sum2, _mm256_load_si256(load + i + 2));
+    sum3 = _mm256_or_si256(sum3, _mm256_load_si256(load + i + 3));
+  }
+  const __m256i sum = _mm256_or_si256(_mm256_or_si256(sum0, sum1), _mm256_or_si256(sum2, sum3));
+  asm volatile("" : : "x"(sum));
+}
+
+SweepLoop sweep_avx2(const Sweep& sweep) {
+  if (sweep.writes == 0) return sweep.streaming ? nullptr : read_only_avx2;
+  switch (sweep.reads) {
+    case 0:
+      return sweep.streaming ? write_avx2<0, true> : write_avx2<0, false>;
+    case 1:
+      return sweep.streaming ? write_avx2<1, true> : write_avx2<1, false>;
+    default:
+      return sweep.streaming ? write_avx2<2, true> : write_avx2<2, false>;
+  }
+}
+
+constexpr MachineKernels kAvx512{16, 24, run_fma_avx512, sweep_avx512};
+constexpr MachineKernels kAvx2{8, 12, run_fma_avx2, sweep_avx2};
+
+}  // namespace
+
+const MachineKernels* machine_kernels() {
+  switch (host_target().isa) {
+    case Isa::avx512:
+      return &kAvx512;
+    case Isa::avx2:
+      return &kAvx2;
+    default:
+      return nullptr;
+  }
+}
+
+void run_clock_chain(std::int64_t rounds) {
+  std::int64_t value = 3;
+  asm volatile(
+      ".balign 64\n"
+      "1:\n\t"
+      ".rept 16\n\t"  // kClockChain
+      "imul %[value], %[value]\n\t"
+      ".endr\n\t"
+      "dec %[rounds]\n\t"
+      "jnz 1b"
+      : [rounds] "+r"(rounds), [value] "+r"(value)
+      :
+      : "cc");
+}
+
+}  // namespace convt::tools

@@ -1,0 +1,43 @@
+// The loops whose speed Machine measures. Each exists for AVX-512 and for AVX2.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace convt::tools {
+
+/// `rounds` times one FMA on each of kFmaChains registers; every FMA of a register depends on its
+/// previous one, and there are more registers than the latency of the units can keep waiting.
+using FmaLoop = void (*)(std::int64_t rounds);
+
+/// Goes once over `bytes` bytes of each stream (a multiple of kSweepStep).
+using SweepLoop = void (*)(const std::byte* read0, const std::byte* read1, std::byte* write,
+                           std::size_t bytes);
+
+inline constexpr std::size_t kSweepStep = 256;
+
+/// A way to move bytes: so many streams of each kind, with ordinary or with streaming stores.
+struct Sweep {
+  int reads = 1;
+  int writes = 0;
+  bool streaming = false;
+};
+
+struct MachineKernels {
+  int lanes = 0;
+  int fma_chains = 0;
+  FmaLoop fma = nullptr;
+  /// Null for a combination that does not exist.
+  SweepLoop (*sweep)(const Sweep& sweep) = nullptr;
+};
+
+/// Those for the widest vectors of this machine (and CONVT_MAX_ISA); null below AVX2.
+const MachineKernels* machine_kernels();
+
+/// `rounds` dependent multiplications of integers, each of exactly kClockLatency cycles on every
+/// x86-64 processor with AVX2: a ruler for the clock.
+void run_clock_chain(std::int64_t rounds);
+inline constexpr int kClockLatency = 3;
+inline constexpr int kClockChain = 16;  ///< multiplications a round
+
+}  // namespace convt::tools

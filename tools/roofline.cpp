@@ -1,0 +1,50 @@
+#include "tools/roofline.hpp"
+
+#include <algorithm>
+
+#include "compiler/problem/phases.hpp"
+
+namespace convt::tools {
+
+Work work_of(const Problem& problem, std::int64_t batch) {
+  double live_inputs_product = 1;
+  double live_kernel_product = 1;
+  for (int a = 0; a < problem.rank; ++a) {
+    const Axis& axis = problem.axes[static_cast<std::size_t>(a)];
+    live_inputs_product *= static_cast<double>(live_inputs(axis));
+    live_kernel_product *= static_cast<double>(live_kernel(axis));
+  }
+  const auto n = static_cast<double>(batch);
+  const auto ic = static_cast<double>(problem.in_channels);
+  const auto oc = static_cast<double>(problem.out_channels);
+  const auto cog = static_cast<double>(problem.oc_per_group());
+  const double bias = problem.bias ? oc : 0;
+  const double outputs = n * oc * static_cast<double>(problem.output_spatial());
+
+  constexpr double kBytes = 4;
+  Work work;
+  work.macs = n * static_cast<double>(problem.live_macs());
+  work.read_bytes = kBytes * (n * ic * live_inputs_product + ic * cog * live_kernel_product + bias);
+  work.write_bytes = kBytes * outputs;
+  work.tensor_bytes = kBytes * (n * ic * static_cast<double>(problem.input_spatial()) +
+                                static_cast<double>(problem.weights_count()) + bias + outputs);
+  return work;
+}
+
+Roof roof_of(const Work& work, Machine& machine, bool cold) {
+  const double set = cold ? static_cast<double>(Machine::working_sets().back()) : work.live_bytes();
+  const double gbs = machine.bandwidth_gbs(set, work.write_share());
+  return {2 * work.macs / machine.peak().gflops_all * 1e-6, work.live_bytes() / gbs * 1e-6};
+}
+
+double simple_roof_ms(const Work& work, Machine& machine) {
+  constexpr double kReferencePeak = 274;
+  constexpr double kCachedGbs = 120;
+  constexpr double kCachedBytes = 30e6;
+  const double peak = machine.peak().gflops_all;
+  const double gbs =
+      work.tensor_bytes < kCachedBytes ? kCachedGbs * peak / kReferencePeak : machine.read_gbs();
+  return std::max(2 * work.macs / peak, work.tensor_bytes / gbs) * 1e-6;
+}
+
+}  // namespace convt::tools
