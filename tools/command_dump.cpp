@@ -1,0 +1,79 @@
+// convt dump: a layer's kernel at the stages of its making.
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "runtime/inspect.hpp"
+#include "tools/commands.hpp"
+#include "tools/disassemble.hpp"
+
+namespace convt::tools {
+namespace {
+
+struct DumpOptions {
+  CommonOptions common;
+  std::string stage = "program";
+  std::string target;
+};
+
+void print_plan(const Kernel& kernel) {
+  fmt::print("; {}\n{}\n", kernel.info().layer, kernel.info().plan);
+}
+
+Status print_program(const Kernel& kernel) {
+  const Result<std::string> text = kernel.program_text();
+  if (!text.ok()) return text.error();
+  fmt::print("{}", *text);
+  return ok_status();
+}
+
+std::vector<CodeNote> make_notes(const Code& code) {
+  std::vector<CodeNote> notes;
+  for (const Code::Role& role : code.roles) notes.push_back({role.offset, role.text});
+  return notes;
+}
+
+Status print_code(const Kernel& kernel) {
+  const KernelInfo& info = kernel.info();
+  if (kernel.code().empty()) {
+    return Error{ErrorCode::unsupported,
+                 fmt::format("--stage: no asm: the {} has no machine code{}{}", info.backend,
+                             info.note.empty() ? "" : ": ", info.note)};
+  }
+  const Code code = inspect::code_of(kernel);
+  fmt::print("; {}\n; {}\n; {}\n; {} bytes\n", info.symbol, info.layer, info.plan,
+             code.bytes.size());
+  fmt::print("{}", disassemble(code.bytes, code.constants_offset, make_notes(code)));
+  return ok_status();
+}
+
+Result<int> dump(const DumpOptions& options) {
+  const Result<Layer> layer = load_layer(options.common);
+  if (!layer.ok()) return layer.error();
+  Options compiling = compile_options(options.common);
+  compiling.isa = options.target;
+  const Result<Kernel> kernel = convt::compile(layer->problem, compiling);
+  if (!kernel.ok()) return in_layer(*layer, kernel.error());
+  Status status = ok_status();
+  if (options.stage == "plan") print_plan(*kernel);
+  if (options.stage == "program") status = print_program(*kernel);
+  if (options.stage == "asm") status = print_code(*kernel);
+  if (!status.ok()) return status.error();
+  return kExitWell;
+}
+
+}  // namespace
+
+Command make_dump_command(CLI::App& parent) {
+  const auto options = std::make_shared<DumpOptions>();
+  CLI::App* app = parent.add_subcommand("dump", "print a kernel's plan, program or machine code");
+  add_common_options(*app, LayerSource::one, &options->common);
+  app->add_option("--stage", options->stage, "what to print")
+      ->check(CLI::IsMember({"plan", "program", "asm"}))
+      ->required();
+  app->add_option("--target", options->target, "machine to compile for; default: this one")
+      ->check(CLI::IsMember({"avx2", "avx512"}));
+  return {app, [options] { return dump(*options); }};
+}
+
+}  // namespace convt::tools

@@ -1,0 +1,166 @@
+// convt run: one layer on given or random tensors.
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "tools/commands.hpp"
+#include "tools/layer_run.hpp"
+#include "tools/npy.hpp"
+
+namespace convt::tools {
+namespace {
+
+struct RunOptions {
+  CommonOptions common;
+  std::string input;
+  std::string weights;
+  std::string bias;
+  std::string output;
+  std::uint64_t seed = 1;
+};
+
+/// Replaces `buffer` by a file's contents, if there is a file. `what` names the option and tensor.
+Status load_tensor(const std::string& path, const std::vector<std::int64_t>& shape,
+                   std::string_view option, FloatBuffer* buffer) {
+  if (path.empty()) return ok_status();
+  Result<NpyArray> array = read_npy(path);
+  if (!array.ok())
+    return Error{array.error().code, fmt::format("{}: {}", option, array.error().message)};
+  if (array->shape != shape) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("{}: '{}' has the shape {}, the layer wants {}", option, path,
+                             shape_text(array->shape), shape_text(shape))};
+  }
+  *buffer = std::move(array->data);
+  return ok_status();
+}
+
+Status load_tensors(const RunOptions& options, const Layer& layer, LayerRun* run) {
+  const Problem& problem = layer.problem;
+  if (!options.bias.empty() && !problem.bias) {
+    return Error{ErrorCode::invalid_argument, "--bias: the layer has none (\"bias\" is false)"};
+  }
+  Status status = load_tensor(options.input, src_shape(problem, layer.batch), "--input", &run->src);
+  if (!status.ok()) return status;
+  status = load_tensor(options.weights, weights_shape(problem), "--weights", &run->weights);
+  if (!status.ok()) return status;
+  return load_tensor(options.bias, {problem.out_channels}, "--bias", &run->bias);
+}
+
+/// FNV-1a of the bytes: equal results, bit for bit, have equal checksums.
+std::uint64_t checksum(const FloatBuffer& buffer) {
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (std::int64_t i = 0; i < buffer.size(); ++i) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, buffer.data() + i, sizeof word);
+    for (int byte = 0; byte < 4; ++byte) {
+      hash = (hash ^ (word >> (8 * byte) & 0xffU)) * 0x100000001b3U;
+    }
+  }
+  return hash;
+}
+
+struct Statistics {
+  double sum = 0;
+  double least = HUGE_VAL;
+  double greatest = -HUGE_VAL;
+};
+
+Statistics statistics_of(const FloatBuffer& buffer) {
+  Statistics statistics;
+  for (std::int64_t i = 0; i < buffer.size(); ++i) {
+    const double value = static_cast<double>(buffer.data()[i]);
+    statistics.sum += value;
+    statistics.least = std::min(statistics.least, value);
+    statistics.greatest = std::max(statistics.greatest, value);
+  }
+  return statistics;
+}
+
+void print_summary(const Layer& layer, const LayerRun& run, double ms) {
+  const Statistics statistics = statistics_of(run.dst);
+  const double macs = static_cast<double>(layer.batch * layer.problem.live_macs());
+  fmt::print("layer     {} ({})\n", display_name(layer), to_string(layer.problem.layout));
+  fmt::print("plan      {} ({}, compiled in {:.0f} us)\n", run.info().plan, run.info().backend,
+             run.info().times.total_us);
+  if (!run.info().note.empty()) fmt::print("note      {}\n", run.info().note);
+  fmt::print("x         {}\n", shape_text(src_shape(layer.problem, layer.batch)));
+  fmt::print("y         {}\n", shape_text(dst_shape(layer.problem, layer.batch)));
+  fmt::print("time      {:.4g} ms, {:.4g} GFLOP/s\n", ms, 2 * macs / ms * 1e-6);
+  fmt::print("values    mean {:.6g}, least {:.6g}, greatest {:.6g}\n",
+             statistics.sum / static_cast<double>(run.dst.size()), statistics.least,
+             statistics.greatest);
+  fmt::print("checksum  {:016x}\n", checksum(run.dst));
+}
+
+Result<double> timed_run(LayerRun* run) {
+  const auto start = std::chrono::steady_clock::now();
+  const Status status = run->run();
+  if (!status.ok()) return status.error();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+/// The time is that of a second run: the first one finds cold caches and untouched pages.
+Result<double> run_twice(LayerRun* run) {
+  const Result<double> first = timed_run(run);
+  if (!first.ok()) return first;
+  return timed_run(run);
+}
+
+Status refuse_slices(const Problem& problem) {
+  if (problem.src_channel_pitch == 0 && problem.dst_channel_pitch == 0) return ok_status();
+  return Error{
+      ErrorCode::invalid_argument,
+      "--layer: src_channel_pitch and dst_channel_pitch are not for 'run', whose files hold "
+      "dense tensors"};
+}
+
+Result<int> run_layer(const RunOptions& options) {
+  const Result<Layer> layer = load_layer(options.common);
+  if (!layer.ok()) return layer.error();
+  Status status = refuse_slices(layer->problem);
+  if (!status.ok()) return status.error();
+  LayerRun run;
+  status = run.compile(*layer, compile_options(options.common), options.common.threads);
+  if (!status.ok()) return status.error();
+  run.fill_inputs(options.seed);
+  status = load_tensors(options, *layer, &run);
+  if (!status.ok()) return status.error();
+  status = run.pack();
+  if (!status.ok()) return status.error();
+  const Result<double> ms = run_twice(&run);
+  if (!ms.ok()) return ms.error();
+  if (!options.output.empty()) {
+    status = write_npy(options.output, dst_shape(layer->problem, layer->batch), run.dst.data());
+    if (!status.ok()) return status.error();
+  }
+  print_summary(*layer, run, *ms);
+  if (!options.output.empty()) fmt::print("written   {}\n", options.output);
+  return kExitWell;
+}
+
+}  // namespace
+
+Command make_run_command(CLI::App& parent) {
+  const auto options = std::make_shared<RunOptions>();
+  CLI::App* app = parent.add_subcommand("run", "run one layer on .npy files or random tensors");
+  add_common_options(*app, LayerSource::one, &options->common);
+  add_threads_option(*app, &options->common);
+  app->add_option("--input", options->input,
+                  "x, float32 (N, Cin, I...) or (N, I..., Cin) by layout")
+      ->type_name("X.NPY");
+  app->add_option("--weights", options->weights, "weights, float32 (Cin, Cout/g, K...)")
+      ->type_name("W.NPY");
+  app->add_option("--bias", options->bias, "bias, float32 (Cout)")->type_name("B.NPY");
+  app->add_option("-o,--output", options->output, "where to write y")->type_name("Y.NPY");
+  app->add_option("--seed", options->seed, "of the random tensors that stand in for missing files")
+      ->capture_default_str();
+  return {app, [options] { return run_layer(*options); }};
+}
+
+}  // namespace convt::tools

@@ -1,0 +1,108 @@
+// convt verify: layers against the reference.
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "tools/commands.hpp"
+#include "tools/layer_run.hpp"
+#include "tools/progress.hpp"
+#include "tools/text_table.hpp"
+
+namespace convt::tools {
+namespace {
+
+constexpr std::int64_t kLeastSample = 4096;
+
+struct VerifyOptions {
+  CommonOptions common;
+  bool full = false;
+  std::int64_t sample = kLeastSample;
+  std::uint64_t seed = 1;
+};
+
+struct Outcome {
+  bool ok = false;
+  double worst_ratio = 0;
+  std::string plan;
+  std::string failure;  ///< what is wrong, for one that is not ok
+};
+
+Outcome failed(const Error& error) { return {false, 0, "", error.message}; }
+
+Outcome verify_layer(const Layer& layer, const VerifyOptions& options, LayerRun* run) {
+  Status status = run->compile(layer, compile_options(options.common), options.common.threads);
+  if (!status.ok()) return failed(status.error());
+  run->fill_inputs(options.seed);
+  status = run->pack();
+  if (!status.ok()) return failed(status.error());
+  run->poison_output();
+  status = run->run();
+  if (!status.ok()) return failed(status.error());
+
+  CheckOptions check;
+  check.max_samples = options.full ? 0 : options.sample;
+  check.seed = options.seed;
+  check.threads = options.common.threads;
+  const CheckResult result = run->check(check);
+  Outcome outcome{result.ok, result.worst_ratio, run->info().plan, ""};
+  if (!result.ok) {
+    outcome.failure = fmt::format("{} of {} elements wrong, first {}", result.failures,
+                                  result.checked, result.first_failure);
+  }
+  return outcome;
+}
+
+std::size_t longest_name(const std::vector<Layer>& layers) {
+  std::size_t longest = 0;
+  for (const Layer& layer : layers) longest = std::max(longest, text_width(display_name(layer)));
+  return longest;
+}
+
+Result<int> verify(const VerifyOptions& options) {
+  const Result<std::vector<Layer>> layers = load_layers(options.common);
+  if (!layers.ok()) return layers.error();
+  using Align = TextTable::Align;
+  const TextTable table({{"layer", Align::left, longest_name(*layers)},
+                         {"layout", Align::left},
+                         {"error/bound", Align::right},
+                         {"", Align::left, 4},
+                         {"plan", Align::left}});
+  fmt::print("{}", table.title_line());
+  Progress progress;
+  LayerRun run;
+  int failures = 0;
+  for (const Layer& layer : *layers) {
+    progress.show(display_name(layer));
+    const Outcome outcome = verify_layer(layer, options, &run);
+    progress.clear();
+    fmt::print("{}", table.line({display_name(layer), to_string(layer.problem.layout),
+                                 fmt::format("{:.3f}", outcome.worst_ratio),
+                                 outcome.ok ? "ok" : "FAIL", outcome.plan}));
+    if (!outcome.ok) {
+      fmt::print("    {}\n", outcome.failure);
+      ++failures;
+    }
+    std::fflush(stdout);
+  }
+  fmt::print("{} passed, {} failed\n", static_cast<int>(layers->size()) - failures, failures);
+  return failures == 0 ? kExitWell : kExitCheckFailed;
+}
+
+}  // namespace
+
+Command make_verify_command(CLI::App& parent) {
+  const auto options = std::make_shared<VerifyOptions>();
+  CLI::App* app = parent.add_subcommand("verify", "check layers against the reference");
+  add_common_options(*app, LayerSource::one_or_file, &options->common);
+  add_threads_option(*app, &options->common);
+  CLI::Option* full = app->add_flag("--full", options->full, "check every output element");
+  app->add_option("--sample", options->sample, "output elements to check a layer, at least 4096")
+      ->check(CLI::Range(kLeastSample, std::int64_t{1} << 40))
+      ->excludes(full)
+      ->capture_default_str();
+  app->add_option("--seed", options->seed, "of the random tensors and of the sample")
+      ->capture_default_str();
+  return {app, [options] { return verify(*options); }};
+}
+
+}  // namespace convt::tools

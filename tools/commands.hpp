@@ -1,0 +1,17 @@
+// The commands of `convt`, one file each (command_<name>.cpp).
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "tools/common_options.hpp"
+
+namespace convt::tools {
+
+Command make_demo_command(CLI::App& parent);
+Command make_run_command(CLI::App& parent);
+Command make_explain_command(CLI::App& parent);
+Command make_dump_command(CLI::App& parent);
+Command make_verify_command(CLI::App& parent);
+Command make_bench_command(CLI::App& parent);
+
+}  // namespace convt::tools

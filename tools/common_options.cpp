@@ -1,0 +1,113 @@
+#include "tools/common_options.hpp"
+
+#include <fmt/format.h>
+
+namespace convt::tools {
+
+namespace {
+
+void add_layer_options(CLI::App& app, LayerSource source, CommonOptions* options) {
+  app.add_option("--layer", options->layer,
+                 "one layer, e.g. '{\"ic\": 64, \"oc\": 32, \"in\": [16, 16], \"k\": [4, 4], "
+                 "\"s\": [2, 2], \"p\": [1, 1]}'")
+      ->type_name("JSON");
+  if (source == LayerSource::one_or_file) {
+    app.add_option("--layers", options->layers, "layers file: one JSON object a line")
+        ->type_name("FILE");
+  }
+  app.add_flag("--ignore-post", options->ignore_post, "drop the layers' epilogue steps");
+}
+
+}  // namespace
+
+void add_common_options(CLI::App& app, LayerSource source, CommonOptions* options) {
+  if (source != LayerSource::none) add_layer_options(app, source, options);
+  app.add_option("--layout", options->layout,
+                 "channels first or last; overrides what the layers say (default nchw)")
+      ->check(CLI::IsMember({"nchw", "nhwc"}));
+  app.add_option("--dtype", options->dtype, "element type")
+      ->check(CLI::IsMember({"f32"}))
+      ->capture_default_str();
+  app.add_option("--backend", options->backend,
+                 "xbyak (machine code, AVX-512) or interpreter; default: xbyak where it can run")
+      ->check(CLI::IsMember({"xbyak", "interpreter"}));
+}
+
+void add_threads_option(CLI::App& app, CommonOptions* options) {
+  constexpr int kMaxThreads = 1024;
+  app.add_option("--threads", options->threads, "threads that a run may use")
+      ->check(CLI::Range(1, kMaxThreads))
+      ->capture_default_str();
+}
+
+Result<std::vector<Layer>> load_layers(const CommonOptions& options) {
+  LayerOptions reading;
+  reading.ignore_post = options.ignore_post;
+  if (!options.layout.empty()) {
+    reading.layout = options.layout == "nhwc" ? Layout::nhwc : Layout::nchw;
+  }
+  if (options.layer.empty() == options.layers.empty()) {
+    return Error{ErrorCode::invalid_argument, options.layer.empty()
+                                                  ? "--layer JSON or --layers FILE is needed"
+                                                  : "--layer and --layers exclude each other"};
+  }
+  if (!options.layers.empty()) return read_layers_file(options.layers, reading);
+  Result<Layer> layer = parse_layer(options.layer, reading);
+  if (!layer.ok()) return Error{layer.error().code, "--layer: " + layer.error().message};
+  return std::vector<Layer>{std::move(*layer)};
+}
+
+Result<Layer> load_layer(const CommonOptions& options) {
+  if (options.layer.empty()) {
+    return Error{ErrorCode::invalid_argument, "--layer JSON is needed"};
+  }
+  Result<std::vector<Layer>> layers = load_layers(options);
+  if (!layers.ok()) return layers.error();
+  return std::move(layers->front());
+}
+
+Options compile_options(const CommonOptions& options) {
+  Options compile;
+  if (options.backend == "xbyak") compile.backend = Backend::xbyak;
+  if (options.backend == "interpreter") compile.backend = Backend::interpreter;
+  return compile;
+}
+
+std::string display_name(const Layer& layer) { return layer.name.empty() ? "layer" : layer.name; }
+
+Error in_layer(const Layer& layer, const Error& error) {
+  return {error.code, fmt::format("{}: {}", display_name(layer), error.message)};
+}
+
+namespace {
+
+std::vector<std::int64_t> tensor_shape(const Problem& problem, std::int64_t batch,
+                                       std::int64_t channels, std::int64_t Axis::*length) {
+  std::vector<std::int64_t> shape{batch};
+  if (problem.layout == Layout::nchw) shape.push_back(channels);
+  for (int a = 0; a < problem.rank; ++a) {
+    shape.push_back(problem.axes[static_cast<std::size_t>(a)].*length);
+  }
+  if (problem.layout == Layout::nhwc) shape.push_back(channels);
+  return shape;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> src_shape(const Problem& problem, std::int64_t batch) {
+  return tensor_shape(problem, batch, problem.in_channels, &Axis::input);
+}
+
+std::vector<std::int64_t> dst_shape(const Problem& problem, std::int64_t batch) {
+  return tensor_shape(problem, batch, problem.out_channels, &Axis::output);
+}
+
+std::vector<std::int64_t> weights_shape(const Problem& problem) {
+  std::vector<std::int64_t> shape{problem.in_channels, problem.oc_per_group()};
+  for (int a = 0; a < problem.rank; ++a) {
+    shape.push_back(problem.axes[static_cast<std::size_t>(a)].kernel);
+  }
+  return shape;
+}
+
+}  // namespace convt::tools

@@ -1,0 +1,61 @@
+// The `convt` command: parses, dispatches, and turns every failure into a message and a status.
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string_view>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <convt/version.hpp>
+
+#include "tools/commands.hpp"
+
+namespace convt::tools {
+namespace {
+
+// Called from exception handlers too: nothing here throws.
+int fail(std::string_view message) noexcept {
+  std::fflush(stdout);
+  std::fprintf(stderr, "convt: %.*s\n", static_cast<int>(message.size()), message.data());
+  return kExitBadInput;
+}
+
+int dispatch(int argc, char** argv) {
+  CLI::App app{"convt: a just-in-time compiler for transposed convolution", "convt"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "convt " CONVT_VERSION_STRING);
+  app.footer("Exit status: 0 well, 1 a check failed, 2 bad input.");
+  const std::array<Command, 6> commands{make_demo_command(app),    make_run_command(app),
+                                        make_explain_command(app), make_dump_command(app),
+                                        make_verify_command(app),  make_bench_command(app)};
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& request) {  // --help, --version
+    return app.exit(request);
+  } catch (const CLI::ParseError& error) {
+    return fail(fmt::format("{}\nSee 'convt --help' and 'convt <command> --help'.", error.what()));
+  }
+  for (const Command& command : commands) {
+    if (!command.app->parsed()) continue;
+    const Result<int> status = command.run();
+    if (!status.ok()) return fail(status.error().message);
+    if (std::fflush(stdout) != 0) return fail("cannot write to standard output");
+    return *status;
+  }
+  return fail("no command");
+}
+
+}  // namespace
+}  // namespace convt::tools
+
+int main(int argc, char** argv) {
+  using convt::tools::fail;
+  try {
+    return convt::tools::dispatch(argc, argv);
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory");
+  } catch (const std::exception& error) {
+    return fail(error.what());
+  }
+}
