@@ -30,7 +30,7 @@ constexpr std::int64_t kOuterExtent = 2 * kMaxScalar + kMaxDelta + 1;
 constexpr std::int64_t kLaneExtent = kOuterExtent + 15;
 
 // Roles of the vector registers: values that stay below 1, sums of their products, indices.
-constexpr Reg kInputs = 12, kSums = 12, kIndices = 2, kMasks = 4;
+constexpr Reg kInputs = 12, kSums = 12, kIndices = 2, kMasks = 3;
 
 class Generator {
  public:
@@ -55,7 +55,7 @@ class Generator {
   Reg input() { return static_cast<Reg>(pick(0, kInputs - 1)); }
   Reg sum() { return static_cast<Reg>(kInputs + pick(0, kSums - 1)); }
   Reg index_register() { return static_cast<Reg>(kInputs + kSums + pick(0, kIndices - 1)); }
-  Reg mask() { return static_cast<Reg>(pick(0, kMasks - 1)); }
+  Reg mask() { return pick_of(masks_); }
   Reg maybe_mask() { return chance(30) ? mask() : kNone; }
 
   void declare() {
@@ -105,7 +105,10 @@ class Generator {
   }
 
   void define_registers() {
-    for (Reg i = 0; i < kMasks; ++i) builder_.mask(static_cast<std::uint64_t>(pick(0, 0xffff)));
+    masks_.clear();
+    for (Reg i = 0; i < kMasks; ++i) {
+      masks_.push_back(builder_.mask(static_cast<std::uint64_t>(pick(0, 0xffff))));
+    }
     for (Reg i = 0; i < kInputs + kSums + kIndices; ++i) builder_.vector();
     for (Reg i = 0; i < kInputs; ++i) builder_.load(i, lanes());
     for (Reg i = 0; i < kSums; ++i) builder_.zero(static_cast<Reg>(kInputs + i));
@@ -128,10 +131,10 @@ class Generator {
     return result;
   }
 
+  /// The workspace is never read: no item may read what it has not written.
   Mem lanes(bool writable = false) {
-    // Often an address used before, so that operands share streams.
     Mem mem;
-    const BufferId buffer = buffers_[static_cast<std::size_t>(writable ? pick(3, 4) : pick(0, 4))];
+    const BufferId buffer = buffers_[static_cast<std::size_t>(writable ? pick(3, 4) : pick(0, 3))];
     mem.address = builder_.address(buffer, {random_affine(), random_affine(), random_affine()});
     for (std::size_t axis = 0; axis < 3; ++axis) mem.delta[axis] = pick(0, kMaxDelta);
     mem.lane_axis = 2;
@@ -222,6 +225,7 @@ class Generator {
   Builder builder_;
   std::vector<BufferId> buffers_;
   std::vector<TableChoice> tables_;
+  std::vector<Reg> masks_;
   std::vector<ScalarId> scalars_;  ///< in scope
 };
 

@@ -75,7 +75,7 @@ bool emit_access(CodeGenerator& code, const Inst& inst, const Address* mem) {
   }
 }
 
-bool emit_float_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
+bool emit_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
   const Zmm dst = destination(inst);
   const Zmm a(inst.a);
   switch (inst.op) {
@@ -90,24 +90,6 @@ bool emit_float_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::O
       return true;
     case Op::mul:
       code.vmulps(dst, a, b);
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool emit_integer_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
-  const Zmm dst = destination(inst);
-  const Zmm a(inst.a);
-  switch (inst.op) {
-    case Op::add:
-      code.vpaddd(dst, a, b);
-      return true;
-    case Op::sub:
-      code.vpsubd(dst, a, b);
-      return true;
-    case Op::mul:
-      code.vpmulld(dst, a, b);
       return true;
     default:
       return false;
@@ -166,8 +148,7 @@ bool emit_shuffle(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b
 /// Ops with a register and a register or memory operand.
 bool emit_binary(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
   if (inst.op >= Op::unpack_lo32) return emit_shuffle(code, inst, b);
-  if (inst.type == Type::i32) return emit_integer_arithmetic(code, inst, b);
-  return emit_float_arithmetic(code, inst, b);
+  return inst.type == Type::f32 && emit_arithmetic(code, inst, b);
 }
 
 bool emit_mask_const(CodeGenerator& code, const Inst& inst) {

@@ -1,0 +1,590 @@
+// The machine code of a Program does what the interpreter does, bit for bit.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "compiler/backend/xbyak/emit.hpp"
+#include "compiler/program/abi.hpp"
+#include "compiler/program/builder.hpp"
+#include "compiler/program/interpreter.hpp"
+#include "random_program.hpp"
+
+namespace convt {
+namespace {
+
+using namespace program;
+
+bool have_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+}
+
+/// Code in pages that are never writable and executable at once.
+class Executable {
+ public:
+  explicit Executable(const Code& code) : code_(code) {
+    pages_ = ::mmap(nullptr, code.bytes.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                    -1, 0);
+    std::memcpy(pages_, code.bytes.data(), code.bytes.size());
+    ::mprotect(pages_, code.bytes.size(), PROT_READ | PROT_EXEC);
+  }
+  ~Executable() { ::munmap(pages_, code_.bytes.size()); }
+  Executable(const Executable&) = delete;
+  Executable& operator=(const Executable&) = delete;
+
+  void run(std::size_t stage, const Args& args, std::int64_t begin, std::int64_t end) const {
+    const auto entry = reinterpret_cast<StageEntry>(static_cast<std::uint8_t*>(pages_) +
+                                                    code_.stage_entries[stage]);
+    entry(&args, begin, end);
+  }
+
+ private:
+  const Code& code_;
+  void* pages_;
+};
+
+/// Memory for one run, 64-byte aligned, filled with a pattern.
+class Memory {
+ public:
+  explicit Memory(const Program& program, std::int64_t batch) {
+    for (const Buffer& buffer : program.buffers) {
+      if (buffer.kind == BufferKind::constants) continue;
+      std::int64_t last = 0;
+      for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
+        const bool is_batch = static_cast<int>(axis) == buffer.batch_axis;
+        last += buffer.stride[axis] * ((is_batch ? batch : buffer.extent[axis]) - 1);
+      }
+      std::vector<Line>& lines = lines_[static_cast<std::size_t>(buffer.kind)];
+      lines.resize(std::max(lines.size(), static_cast<std::size_t>(last / 16 + 1)));
+      fill(lines, static_cast<int>(buffer.kind));
+    }
+    args_ = {lines_[0].data(), lines_[1].data(), lines_[2].data(),
+             lines_[3].data(), lines_[4].data(), batch};
+  }
+  const Args& args() const { return args_; }
+  float* floats(BufferKind kind) { return lines_[static_cast<std::size_t>(kind)].data()->data; }
+
+  /// "", or the first place where two memories differ. NaNs are equal.
+  std::string difference(const Memory& other) const {
+    for (std::size_t kind = 0; kind < lines_.size(); ++kind) {
+      for (std::size_t i = 0; i < 16 * lines_[kind].size(); ++i) {
+        const float a = lines_[kind][i / 16].data[i % 16];
+        const float b = other.lines_[kind][i / 16].data[i % 16];
+        if (std::memcmp(&a, &b, 4) == 0 || (std::isnan(a) && std::isnan(b))) continue;
+        return "buffer " + std::to_string(kind) + ", element " + std::to_string(i) + ": " +
+               std::to_string(a) + " and " + std::to_string(b);
+      }
+    }
+    return "";
+  }
+
+ private:
+  struct alignas(64) Line {
+    float data[16];
+  };
+  static void fill(std::vector<Line>& lines, int salt) {
+    std::uint32_t state = 0x9e3779b9u * static_cast<std::uint32_t>(salt + 1);
+    for (Line& line : lines) {
+      for (float& value : line.data) {
+        state = state * 1664525u + 1013904223u;
+        value = static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31f;
+      }
+    }
+  }
+
+  std::array<std::vector<Line>, 5> lines_;
+  Args args_;
+};
+
+/// Runs every stage both ways; the machine code in pieces of `piece` items (0: all at once).
+void expect_same(const Program& program, std::int64_t batch = 1, std::int64_t piece = 0) {
+  const Result<Code> code = emit_xbyak(program, "test");
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  if (!have_avx512()) GTEST_SKIP() << "no AVX-512 here: emitted, not run";
+  Memory expected(program, batch), actual(program, batch);
+  const Executable executable(*code);
+  for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
+    const std::int64_t items = item_count(program.stages[stage], batch);
+    const Status status = interpret(program, static_cast<int>(stage), expected.args(), 0, items);
+    ASSERT_TRUE(status.ok()) << status.error().message;
+    const std::int64_t step = piece == 0 ? std::max<std::int64_t>(items, 1) : piece;
+    for (std::int64_t begin = 0; begin < items; begin += step) {
+      executable.run(stage, actual.args(), begin, std::min(items, begin + step));
+    }
+  }
+  EXPECT_EQ(actual.difference(expected), "");
+}
+
+Buffer dense(BufferKind kind, std::vector<std::int64_t> extents) {
+  Buffer buffer;
+  buffer.kind = kind;
+  buffer.axes = static_cast<int>(extents.size());
+  std::int64_t stride = 1;
+  for (std::size_t axis = extents.size(); axis-- > 0;) {
+    buffer.extent[axis] = extents[axis];
+    buffer.stride[axis] = stride;
+    stride *= extents[axis];
+  }
+  return buffer;
+}
+
+/// A Builder with src, weights, bias, dst of 4 x 16 x 64, one open stage, and registers for
+/// granted.
+struct Sketch {
+  Builder builder{"sketch", 16, 32, 7};
+  BufferId src = builder.buffer(dense(BufferKind::src, {4, 16, 64}));
+  BufferId weights = builder.buffer(dense(BufferKind::weights, {4, 16, 64}));
+  BufferId bias = builder.buffer(dense(BufferKind::bias, {4, 16, 64}));
+  BufferId dst = builder.buffer(dense(BufferKind::dst, {4, 16, 64}));
+
+  Sketch() { builder.begin_stage("main"); }
+  Mem at(BufferId buffer, Affine plane, Affine row, Affine column) {
+    Mem mem;
+    mem.address = builder.address(buffer, {std::move(plane), std::move(row), std::move(column)});
+    mem.lane_axis = 2;
+    return mem;
+  }
+  Mem out(std::int32_t vector) { return at(dst, 0, vector / 4, 16 * (vector % 4)); }
+  Program finish() {
+    builder.end_stage();
+    Program program = builder.finish();
+    program.allocated = true;
+    return program;
+  }
+};
+
+std::vector<std::uint32_t> words(std::initializer_list<std::uint32_t> first, std::uint32_t step) {
+  std::vector<std::uint32_t> result(first);
+  while (result.size() < 16) result.push_back(result.back() + step);
+  return result;
+}
+
+// Items, loops, scalars.
+
+TEST(Xbyak, CopiesRowByRow) {
+  Sketch s;
+  const ScalarId row = s.builder.coordinate("row", {16, 0});
+  const ScalarId column = s.builder.begin_loop("column", 4);
+  s.builder.load(0, s.at(s.src, 1, Affine::of(row), Affine::of(column, 16)));
+  s.builder.store(s.at(s.dst, 2, Affine::of(row), Affine::of(column, 16)), 0);
+  s.builder.end_loop();
+  const Program program = s.finish();
+  expect_same(program);
+  expect_same(program, 1, 3);
+}
+
+TEST(Xbyak, NoItemsTouchNothing) {
+  if (!have_avx512()) GTEST_SKIP() << "no AVX-512 here";
+  Sketch s;
+  s.builder.coordinate("row", {16, 0});
+  s.builder.zero(0);
+  s.builder.store(s.out(0), 0);
+  const Program program = s.finish();
+  const Result<Code> code = emit_xbyak(program, "test");
+  ASSERT_TRUE(code.ok());
+  Memory before(program, 1), after(program, 1);
+  Executable(*code).run(0, after.args(), 5, 5);
+  Executable(*code).run(0, after.args(), 7, 5);
+  EXPECT_EQ(after.difference(before), "");
+}
+
+TEST(Xbyak, TheOdometerCountsThreeCoordinatesFromAnyItem) {
+  for (const Extent middle : {Extent{3, 0}, Extent{1, 1}, Extent{1, 2}, Extent{1, 3}}) {
+    Sketch s;
+    const ScalarId plane = s.builder.coordinate("plane", {4, 0});
+    const ScalarId row = s.builder.coordinate("row", middle);
+    const ScalarId column = s.builder.coordinate("column", {4, 0});
+    s.builder.load(5, s.at(s.src, Affine::of(plane), Affine::of(row), Affine::of(column, 16)));
+    s.builder.binary(Op::add, 5, 5,
+                     s.at(s.dst, Affine::of(plane), Affine::of(row), Affine::of(column)),
+                     Operand::broadcast_mem);
+    s.builder.store(s.at(s.dst, Affine::of(plane), Affine::of(row), Affine::of(column, 16)), 5);
+    const Program program = s.finish();
+    for (std::int64_t batch = 1; batch <= 7; ++batch) {
+      for (std::int64_t piece : {0, 1, 5}) expect_same(program, batch, piece);
+    }
+  }
+}
+
+TEST(Xbyak, BatchBlocksMayComeFirstAndTheLastMayBeShort) {
+  Sketch s;
+  const ScalarId block = s.builder.coordinate("block", {1, 3});
+  s.builder.coordinate("one", {1, 0});
+  const ScalarId count = s.builder.let_batch_count("count", block, 3);
+  const ScalarId image = s.builder.begin_loop("image", count);
+  s.builder.load(1, s.at(s.src, 0, Affine::of(block, 3) + Affine::of(image), 0));
+  s.builder.store(s.at(s.dst, 0, Affine::of(block, 3) + Affine::of(image), 0), 1);
+  s.builder.end_loop();
+  const Program program = s.finish();
+  for (std::int64_t batch = 1; batch <= 16; ++batch) expect_same(program, batch);
+}
+
+TEST(Xbyak, TripsComeFromTablesAndMayBeZero) {
+  Sketch s;
+  const TableId table = s.builder.table("rows", 2, {3, 0, 0, 1, 1, 2, 0, 0, 4, 5});
+  const ScalarId outer = s.builder.begin_loop("outer", 5);
+  const ScalarId trips = s.builder.let("trips", table, Affine::of(outer), 0);
+  const ScalarId start = s.builder.let("start", table, Affine::of(outer), 1);
+  s.builder.zero(20);
+  const ScalarId row = s.builder.begin_loop("row", trips);
+  const ScalarId column = s.builder.begin_loop("column", 3);
+  s.builder.broadcast(21, s.at(s.src, 1, Affine::of(row) + Affine::of(start), Affine::of(column)));
+  s.builder.fma(20, 21, s.at(s.weights, 0, Affine::of(row), Affine::of(column, 16)),
+                Operand::vector_mem);
+  s.builder.end_loop();
+  s.builder.end_loop();
+  s.builder.store(s.at(s.dst, 0, Affine::of(outer), 0), 20);
+  s.builder.end_loop();
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, StreamsRewindBehindLoopsOfScalarTrip) {
+  Sketch s;
+  const TableId table = s.builder.table("trips", 1, {2, 0, 3});
+  const ScalarId item = s.builder.coordinate("item", {3, 0});
+  const ScalarId trips = s.builder.let("trips", table, Affine::of(item), 0);
+  s.builder.zero(0);
+  s.builder.begin_loop("again", 3);
+  const ScalarId row = s.builder.begin_loop("row", 4);
+  const ScalarId column = s.builder.begin_loop("column", trips);
+  s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, Affine::of(row), Affine::of(column, 5)),
+                   Operand::vector_mem);
+  s.builder.end_loop();
+  s.builder.end_loop();
+  s.builder.end_loop();
+  s.builder.store(s.at(s.dst, 0, Affine::of(item), 0), 0);
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, LoopsOfOneTripAndOfNone) {
+  Sketch s;
+  s.builder.zero(0);
+  const ScalarId once = s.builder.begin_loop("once", 1);
+  s.builder.load(0, s.at(s.src, Affine::of(once), 1, Affine::of(once, 7)));
+  const ScalarId never = s.builder.begin_loop("never", 0);
+  s.builder.load(0, s.at(s.src, 0, Affine::of(never), 3));
+  s.builder.end_loop();
+  s.builder.begin_if_equal(once, 0);
+  s.builder.binary(Op::add, 0, 0, 0);
+  s.builder.end_if();
+  s.builder.begin_if_equal(once, 1);
+  s.builder.zero(0);
+  s.builder.end_if();
+  s.builder.end_loop();
+  s.builder.store(s.out(0), 0);
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, IfsAskLetsCoordinatesAndCounters) {
+  Sketch s;
+  const TableId table = s.builder.table("kind", 1, {1, -1, 2, 1});
+  const ScalarId item = s.builder.coordinate("item", {4, 0});
+  const ScalarId kind = s.builder.let("kind", table, Affine::of(item), 0);
+  s.builder.load(0, s.at(s.src, 0, Affine::of(item), 0));
+  for (int value : {-1, 1, 2}) {
+    s.builder.begin_if_equal(kind, value);
+    const ScalarId i = s.builder.begin_loop("i", 3);
+    s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, Affine::of(i), value + 1), Operand::vector_mem);
+    s.builder.begin_if_equal(i, 1);
+    s.builder.binary(Op::mul, 0, 0, s.at(s.bias, 0, Affine::of(item), Affine::of(i, 7)),
+                     Operand::broadcast_mem);
+    s.builder.end_if();
+    s.builder.end_loop();
+    s.builder.end_if();
+  }
+  s.builder.begin_if_equal(item, 2);
+  s.builder.zero(0);
+  s.builder.end_if();
+  s.builder.store(s.at(s.dst, 0, Affine::of(item), 0), 0);
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, MoreStreamsThanRegisters) {
+  Sketch s;
+  const TableId table = s.builder.table("row", 1, {0, 3, 7, 5, 2, 4, 1, 6});
+  const ScalarId item = s.builder.coordinate("item", {3, 0});
+  const ScalarId outer = s.builder.begin_loop("outer", 2);
+  std::vector<Affine> rows;
+  for (int i = 0; i < 8; ++i) {
+    rows.push_back(Affine::of(s.builder.let("row", table, Affine(i), 0)) + Affine::of(outer));
+  }
+  for (Reg r = 0; r < 24; ++r) s.builder.zero(r);
+  const ScalarId column = s.builder.begin_loop("column", 4);
+  for (int i = 0; i < 24; ++i) {
+    const BufferId buffer = i < 8 ? s.src : i < 16 ? s.weights : s.bias;
+    s.builder.binary(Op::add, static_cast<Reg>(i), static_cast<Reg>(i),
+                     s.at(buffer, Affine::of(item), rows[static_cast<std::size_t>(i % 8)],
+                          Affine::of(column, 3)),
+                     Operand::vector_mem);
+  }
+  s.builder.end_loop();
+  for (Reg i = 0; i < 24; ++i) {
+    s.builder.store(s.at(s.dst, Affine::of(outer), i % 12, Affine::of(item, 2) + 16 * (i / 12)), i);
+  }
+  s.builder.end_loop();
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, MoreLoopsThanRegisters) {
+  Sketch s;
+  s.builder.zero(0);
+  Affine rows, columns;
+  std::vector<ScalarId> counters;
+  for (int i = 0; i < 12; ++i) {
+    counters.push_back(s.builder.begin_loop("loop", i % 4 == 3 ? 3 : 2));
+    (i < 6 ? rows : columns) += Affine::of(counters.back());
+  }
+  s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, rows, columns), Operand::vector_mem);
+  s.builder.binary(Op::sub, 0, 0, s.at(s.src, 0, columns, rows), Operand::broadcast_mem);
+  s.builder.begin_if_equal(counters[2], 1);
+  s.builder.binary(Op::add, 0, 0, s.at(s.weights, 1, rows, columns), Operand::vector_mem);
+  s.builder.end_if();
+  for (int i = 0; i < 12; ++i) s.builder.end_loop();
+  s.builder.store(s.out(0), 0);
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, SeveralStagesShareTablesAndConstants) {
+  Sketch s;
+  const TableId table = s.builder.table("row", 1, {3, 1});
+  for (int stage = 0; stage < 2; ++stage) {
+    if (stage == 1) s.builder.begin_stage("second");
+    const ScalarId item = s.builder.coordinate("item", {2, 0});
+    const ScalarId row = s.builder.let("row", table, Affine::of(item), 0);
+    s.builder.load(0, s.at(stage == 0 ? s.src : s.dst, 0, Affine::of(row), 0));
+    s.builder.load(1, s.builder.constant(words({0x3f800000}, 0x1000)));
+    s.builder.binary(Op::mul, 0, 0, 1);
+    s.builder.store(s.at(s.dst, 0, Affine::of(row), 0), 0);
+    s.builder.end_stage();
+  }
+  const Program program = s.finish();
+  expect_same(program);
+  const Result<Code> code = emit_xbyak(program, "test");
+  ASSERT_TRUE(code.ok());
+  ASSERT_EQ(code->stage_entries.size(), 2u);
+  EXPECT_EQ(code->constants_offset % 64, 0u);
+  EXPECT_EQ(code->bytes.size(), code->constants_offset + 64 + 2 * 4);
+}
+
+// Vector instructions.
+
+TEST(Xbyak, HighAndLowRegisters) {
+  Sketch s;
+  for (Reg r = 0; r < 32; ++r) s.builder.load(r, s.at(s.src, 0, r / 4, 16 * (r % 4)));
+  for (Reg r = 0; r < 32; r += 5) s.builder.zero(r);
+  for (Reg r = 1; r < 32; r += 5) s.builder.copy(r, static_cast<Reg>(31 - r));
+  for (Reg r = 0; r < 32; ++r) s.builder.store(s.out(r), r);
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, ArithmeticWithEveryOperandKindAndMask) {
+  Sketch s;
+  s.builder.mask(0x1234);
+  s.builder.mask(0xffff);
+  const Mem mem = s.at(s.weights, 1, 2, 3);
+  std::int32_t at = 0;
+  for (Op op : {Op::fma, Op::add, Op::sub, Op::mul}) {
+    for (Reg mask : {kNone, Reg{0}, Reg{1}}) {
+      for (Operand kind : {Operand::reg, Operand::vector_mem, Operand::broadcast_mem}) {
+        s.builder.load(30, s.at(s.src, 1, at / 4, at % 4));
+        s.builder.load(1, s.at(s.src, 2, at / 4, 0));
+        s.builder.load(17, s.at(s.bias, 2, at / 4, 0));
+        if (kind == Operand::reg) s.builder.binary(op, 30, 1, 17, mask);
+        if (kind != Operand::reg) s.builder.binary(op, 30, 1, mem, kind, mask);
+        s.builder.store(s.out(at++), 30);
+      }
+    }
+  }
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, MaskedMovesLeaveTheOtherLanes) {
+  Sketch s;
+  std::int32_t at = 0;
+  for (std::uint64_t bits : {0x0001u, 0x8000u, 0x0fffu, 0x0000u, 0xa5a5u, 0xffffu, 0x7ffeu}) {
+    const Reg mask = s.builder.mask(bits);
+    s.builder.load(3, s.at(s.src, 0, 1, 5));
+    s.builder.load(3, s.at(s.src, 0, at, 3), mask);
+    s.builder.store(s.out(at), 3);
+    s.builder.store(s.out(at + 16), 3, mask);
+    ++at;
+  }
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, SelectTakesAWhereTheMaskSays) {
+  Sketch s;
+  const Reg mask = s.builder.mask(0x3c5a);
+  s.builder.load(0, s.at(s.src, 0, 0, 0));
+  s.builder.load(1, s.at(s.src, 0, 1, 0));
+  s.builder.select(2, mask, 0, 1);
+  s.builder.select(1, mask, 0, 1);
+  s.builder.select(0, mask, 0, 2);
+  for (Reg r = 0; r < 3; ++r) s.builder.store(s.out(r), r);
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, PermutesByRegisterByMemoryAndFromTwoSources) {
+  Sketch s;
+  const Mem reverse = s.builder.constant(words({15}, static_cast<std::uint32_t>(-1)));
+  const Mem odd = s.builder.constant(words({1}, 2));
+  const Mem wild = s.builder.constant(words({0xfffffff3}, 77));
+  const Reg mask = s.builder.mask(0x0ff3);
+  s.builder.load(0, s.at(s.src, 0, 0, 0));
+  s.builder.load(1, s.at(s.src, 0, 1, 0));
+  std::int32_t at = 0;
+  for (const Mem& index : {reverse, odd, wild}) {
+    s.builder.load(2, index, kNone, Type::i32);
+    s.builder.permute(3, 0, 2);
+    s.builder.store(s.out(at++), 3);
+    s.builder.permute(3, 1, 2, mask);
+    s.builder.store(s.out(at++), 3);
+    s.builder.permute(3, 1, 2, mask, true);
+    s.builder.store(s.out(at++), 3);
+    s.builder.copy(3, 0);
+    s.builder.permute2(3, 1, 2);
+    s.builder.store(s.out(at++), 3);
+    s.builder.permute(3, 1, index);
+    s.builder.store(s.out(at++), 3);
+    s.builder.permute(3, 3, index);
+    s.builder.store(s.out(at++), 3);
+    s.builder.permute(3, 1, index, mask);
+    s.builder.store(s.out(at++), 3);
+    s.builder.permute(4, 1, index, mask, true);
+    s.builder.store(s.out(at++), 4);
+  }
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, Transposes16x16) {
+  Sketch s;
+  for (Reg r = 0; r < 16; ++r) s.builder.load(r, s.at(s.src, 0, r, 0));
+  const auto both = [&](Op low, Op high, Reg to, Reg a, Reg b) {
+    s.builder.binary(low, to, a, b);
+    s.builder.binary(high, static_cast<Reg>(to + 1), a, b);
+  };
+  const auto reg = [](int r) { return static_cast<Reg>(r); };
+  for (int r = 0; r < 16; r += 2) {
+    both(Op::unpack_lo32, Op::unpack_hi32, reg(16 + r), reg(r), reg(r + 1));
+  }
+  for (int r = 0; r < 16; r += 4) {
+    both(Op::unpack_lo64, Op::unpack_hi64, reg(r), reg(16 + r), reg(18 + r));
+    both(Op::unpack_lo64, Op::unpack_hi64, reg(r + 2), reg(17 + r), reg(19 + r));
+  }
+  for (int r = 0; r < 4; ++r) {
+    s.builder.shuffle128(reg(16 + r), reg(r), reg(r + 4), 0x88);
+    s.builder.shuffle128(reg(20 + r), reg(r), reg(r + 4), 0xdd);
+    s.builder.shuffle128(reg(24 + r), reg(r + 8), reg(r + 12), 0x88);
+    s.builder.shuffle128(reg(28 + r), reg(r + 8), reg(r + 12), 0xdd);
+  }
+  for (int r = 0; r < 8; ++r) {
+    s.builder.shuffle128(reg(r), reg(16 + r), reg(24 + r), 0x88);
+    s.builder.shuffle128(reg(r + 8), reg(16 + r), reg(24 + r), 0xdd);
+  }
+  for (Reg r = 0; r < 16; ++r) s.builder.store(s.at(s.dst, 0, r, 0), r);
+  const Program program = s.finish();
+  expect_same(program);
+  if (!have_avx512()) return;
+  Memory memory(program, 1);
+  Executable(*emit_xbyak(program, "test")).run(0, memory.args(), 0, 1);
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 16; ++column) {
+      EXPECT_EQ(memory.floats(BufferKind::dst)[64 * row + column],
+                memory.floats(BufferKind::src)[64 * column + row]);
+    }
+  }
+}
+
+TEST(Xbyak, StreamingStoresAndPrefetches) {
+  Sketch s;
+  s.builder.load(9, s.at(s.src, 0, 0, 1));
+  s.builder.prefetch(s.at(s.src, 1000, 0, 0), 1);
+  s.builder.prefetch(s.at(s.src, -1000, 0, 3), 2);
+  s.builder.stream(s.out(3), 9);
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, DisplacementsOfEverySize) {
+  Sketch s;
+  const BufferId wide = s.builder.buffer(dense(BufferKind::weights, {1, 1, 100000}));
+  std::int32_t at = 0;
+  for (std::int32_t column : {0, 1, 15, 16, 127, 128, 129, 2032, 2047, 2048, 40000, 99984}) {
+    Mem mem = s.at(wide, 0, 0, 0);
+    mem.delta[2] = column;
+    s.builder.load(0, mem);
+    s.builder.fma(0, 0, mem, Operand::broadcast_mem);
+    s.builder.store(s.out(at++), 0);
+  }
+  expect_same(s.finish());
+}
+
+// What is refused, and what comes with the bytes.
+
+TEST(Xbyak, RefusesProgramsThatAreNotForIt) {
+  Sketch integers;
+  integers.builder.binary(Op::add, 0, 0, 0);
+  Program program = integers.finish();
+  program.stages[0].code[0].type = Type::i32;
+  EXPECT_EQ(emit_xbyak(program, "x").error().code, ErrorCode::unsupported);
+  Program narrow;
+  narrow.lanes = 8;
+  narrow.allocated = true;
+  EXPECT_EQ(emit_xbyak(narrow, "x").error().code, ErrorCode::unsupported);
+  Program virtual_registers;
+  EXPECT_EQ(emit_xbyak(virtual_registers, "x").error().code, ErrorCode::unsupported);
+  Sketch s;
+  s.builder.zero(32);
+  EXPECT_EQ(emit_xbyak(s.finish(), "x").error().code, ErrorCode::unsupported);
+}
+
+TEST(Xbyak, RefusesCodeOverTheLimitAndSaysHowLarge) {
+  for (int count : {11000, 40000}) {
+    Sketch s;
+    for (int i = 0; i < count; ++i) s.builder.binary(Op::add, 0, 0, 17);
+    const Result<Code> code = emit_xbyak(s.finish(), "x");
+    ASSERT_FALSE(code.ok());
+    EXPECT_EQ(code.error().code, ErrorCode::unsupported);
+    EXPECT_NE(code.error().message.find("65536"), std::string::npos) << code.error().message;
+  }
+}
+
+TEST(Xbyak, RolesNameTheInstructionsThatFollow) {
+  Sketch s;
+  s.builder.comment("accumulators");
+  s.builder.zero(0);
+  s.builder.comment("output");
+  s.builder.store(s.out(0), 0);
+  const Result<Code> code = emit_xbyak(s.finish(), "the_symbol");
+  ASSERT_TRUE(code.ok());
+  EXPECT_EQ(code->symbol, "the_symbol");
+  ASSERT_EQ(code->roles.size(), 2u);
+  EXPECT_EQ(code->roles[0].text, "accumulators");
+  EXPECT_LT(code->roles[0].offset, code->roles[1].offset);
+  EXPECT_LT(code->roles[1].offset, code->constants_offset);
+}
+
+TEST(Xbyak, EqualProgramsMakeEqualBytes) {
+  const Program program = test::random_program(7);
+  const Result<Code> first = emit_xbyak(program, "x"), second = emit_xbyak(program, "x");
+  ASSERT_TRUE(first.ok()) << first.error().message;
+  EXPECT_EQ(first->bytes, second->bytes);
+}
+
+TEST(Xbyak, RandomProgramsEqualTheInterpreter) {
+  for (std::uint64_t seed = 0; seed < 2000 && !::testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const auto batch = 1 + static_cast<std::int64_t>(seed) % test::kRandomBatch;
+    expect_same(test::random_program(seed), batch, static_cast<std::int64_t>(seed % 3));
+  }
+}
+
+}  // namespace
+}  // namespace convt
