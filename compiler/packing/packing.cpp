@@ -28,10 +28,11 @@ std::size_t mix(std::size_t seed, std::int64_t value) {
   return x ^ (x >> 32);
 }
 
-/// Where a tap's weights stand: offset of channels (0, 0) of group 0, and from one ic to the next.
+/// Where a tap's weights stand: offset of channels (0, 0) of group 0, and from one block of ic to the
+/// next.
 struct TapPlace {
   std::int64_t offset = 0;
-  std::int64_t ic_step = 0;
+  std::int64_t ic_block_step = 0;
 };
 
 /// In the canonical order of taps (d, h, w row-major).
@@ -41,39 +42,50 @@ std::vector<TapPlace> tap_places(const PackedLayout& layout) {
     for (std::int64_t kh = 0; kh < layout.kernel[1]; ++kh) {
       for (std::int64_t kw = 0; kw < layout.kernel[2]; ++kw) {
         const std::int64_t offset = layout.offset(0, 0, 0, kd, kh, kw);
-        const std::int64_t step = layout.ic > 1 ? layout.offset(0, 1, 0, kd, kh, kw) - offset : 0;
-        places.push_back({offset, step});
+        const std::int64_t size =
+            find_group(layout.w_groups, layout.position[2][static_cast<std::size_t>(kw)]).size;
+        places.push_back({offset, size * layout.oc_tile * layout.ic_block});
       }
     }
   }
   return places;
 }
 
+/// Place of (group, oc) within its tile, in units of ic_block.
+std::int64_t lane_of(const PackedLayout& layout, std::int64_t group, std::int64_t oc) {
+  if (layout.groups_a_tile == 1) return oc % layout.oc_tile;
+  const std::int64_t within = group % layout.groups_a_tile;
+  return within / layout.groups_a_vector * layout.lanes +
+         within % layout.groups_a_vector * layout.oc + oc;
+}
+
 }  // namespace
 
 std::int64_t PackedLayout::elements() const {
-  return groups * oc_tiles() * kernel[0] * kernel[1] * kernel[2] * ic * oc_tile;
+  return group_blocks() * oc_tiles() * kernel[0] * kernel[1] * kernel[2] * padded_ic() * oc_tile;
 }
 
 std::int64_t PackedLayout::offset(std::int64_t group, std::int64_t ic_index, std::int64_t oc_index,
                                   std::int64_t kd, std::int64_t kh, std::int64_t kw) const {
-  const std::int64_t tile = oc_index / oc_tile;
   const std::int64_t d = position[0][static_cast<std::size_t>(kd)];
   const std::int64_t h = position[1][static_cast<std::size_t>(kh)];
   const GroupPlace w = find_group(w_groups, position[2][static_cast<std::size_t>(kw)]);
 
-  std::int64_t place = group * oc_tiles() + tile;
+  std::int64_t place = group / groups_a_tile * oc_tiles() + oc_index / oc_tile;
   place = place * kernel[0] + d;
   place = place * kernel[1] + h;
   // Tap groups differ in size, so from here on count weights, not equal blocks.
-  place = (place * kernel[2] + w.first) * ic;
-  place += ic_index * w.size + w.within;
-  return place * oc_tile + oc_index % oc_tile;
+  place = (place * kernel[2] + w.first) * (padded_ic() / ic_block);
+  place += ic_index / ic_block * w.size + w.within;
+  place = place * oc_tile + lane_of(*this, group, oc_index);
+  return place * ic_block + ic_index % ic_block;
 }
 
 std::size_t PackedLayout::hash() const {
   std::size_t h = 0x636f6e7674706b31u;  // changes when the packed order does
-  for (const std::int64_t field : {groups, ic, oc, oc_tile}) h = mix(h, field);
+  for (const std::int64_t field :
+       {groups, ic, oc, oc_tile, ic_block, groups_a_tile, groups_a_vector, lanes})
+    h = mix(h, field);
   for (std::size_t axis = 0; axis < kernel.size(); ++axis) {
     h = mix(h, kernel[axis]);
     for (const std::int32_t place : position[axis]) h = mix(h, place);
@@ -83,16 +95,19 @@ std::size_t PackedLayout::hash() const {
 }
 
 void pack_weights(const PackedLayout& layout, const float* canonical, float* packed) {
-  if (layout.oc % layout.oc_tile != 0) std::fill_n(packed, layout.elements(), 0.0f);
+  const std::int64_t real = layout.groups * layout.ic * layout.oc * layout.kernel[0] *
+                            layout.kernel[1] * layout.kernel[2];
+  if (real != layout.elements()) std::fill_n(packed, layout.elements(), 0.0f);
   const std::vector<TapPlace> taps = tap_places(layout);
   // Canonical order: [group][ic][oc][tap].
   for (std::int64_t group = 0; group < layout.groups; ++group) {
     for (std::int64_t ic = 0; ic < layout.ic; ++ic) {
       for (std::int64_t oc = 0; oc < layout.oc; ++oc) {
-        // offset() is linear in ic once the tap is fixed, so one call serves all taps.
-        const std::int64_t first = layout.offset(group, 0, oc, 0, 0, 0) - taps[0].offset;
+        // offset() is a sum of a tap's, an ic's and a (group, oc)'s part, so one call serves all taps.
+        const std::int64_t first =
+            layout.offset(group, 0, oc, 0, 0, 0) - taps[0].offset + ic % layout.ic_block;
         for (const TapPlace& tap : taps)
-          packed[first + tap.offset + ic * tap.ic_step] = *canonical++;
+          packed[first + tap.offset + ic / layout.ic_block * tap.ic_block_step] = *canonical++;
       }
     }
   }

@@ -5,9 +5,13 @@
 //
 //     [group][oc tile][tap d][tap h][tap group of w][ic][tap w within its group][oc within tile]
 //
+// Families that put something else in the lanes refine the last two: input channels in the lanes
+// (ic_block > 1) order a tile as [ic block][tap w][oc][ic within its block]; several small groups in one
+// tile (groups_a_tile > 1) make [group block] of the group and put (group within, oc) in the lanes.
+//
 // The taps of an axis are ordered by phase (see compiler/problem/phases.hpp), so that the taps of one
 // phase are consecutive. A tap group is the set of w taps that one micro-kernel body multiplies for
-// each input channel. Places past the last output channel hold 0.
+// each input channel. Places past the last channel hold 0.
 #pragma once
 
 #include <array>
@@ -24,7 +28,11 @@ struct PackedLayout {
   std::int64_t groups = 1;
   std::int64_t ic = 1;       ///< input channels a group
   std::int64_t oc = 1;       ///< output channels a group
-  std::int64_t oc_tile = 1;  ///< output channels a tile
+  std::int64_t oc_tile = 1;  ///< output channels a tile (lanes a tile with groups_a_tile > 1)
+  std::int64_t ic_block = 1;        ///< input channels side by side
+  std::int64_t groups_a_tile = 1;   ///< small groups that share a tile
+  std::int64_t groups_a_vector = 1; ///< of those, in each vector of `lanes`
+  std::int64_t lanes = 16;          ///< of a vector; only matters with groups_a_tile > 1
   std::array<std::int64_t, kMaxRank> kernel{1, 1, 1};  ///< d, h, w (leading ones for lower ranks)
   /// position[a][k]: place of tap k in the phase-sorted order of axis a.
   std::array<std::vector<std::int32_t>, kMaxRank> position;
@@ -34,6 +42,10 @@ struct PackedLayout {
   bool operator==(const PackedLayout&) const = default;
 
   [[nodiscard]] std::int64_t oc_tiles() const { return (oc + oc_tile - 1) / oc_tile; }
+  [[nodiscard]] std::int64_t group_blocks() const {
+    return (groups + groups_a_tile - 1) / groups_a_tile;
+  }
+  [[nodiscard]] std::int64_t padded_ic() const { return (ic + ic_block - 1) / ic_block * ic_block; }
   [[nodiscard]] std::int64_t elements() const;
   /// Element index of weight (group, ic, oc, kd, kh, kw); ic and oc count within the group.
   [[nodiscard]] std::int64_t offset(std::int64_t group, std::int64_t ic_index, std::int64_t oc_index,
