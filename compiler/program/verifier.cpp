@@ -7,8 +7,8 @@
 //      (verifier_bounds.cpp, by the enumeration of verifier_space.cpp);
 //   4. workspace is read only where the same item wrote before (verifier_workspace.cpp);
 //   5. every output element is stored exactly once (verifier_coverage.cpp).
-// What cannot be proved is refused; nothing is assumed. Alignment of streaming stores is the caller's:
-// it is not known here.
+// What cannot be proved is refused; nothing is assumed. Alignment of streaming stores is the
+// caller's: it is not known here.
 #include <algorithm>
 #include <array>
 #include <deque>
@@ -39,8 +39,8 @@ Status check_tables(const Program& program) {
   return ok_status();
 }
 
-/// Distinct elements have distinct places, whatever N: each stride steps over all that the smaller ones
-/// reach, and none over the batch, whose reach is open.
+/// Distinct elements have distinct places, whatever N: each stride steps over all that the smaller
+/// ones reach, and none over the batch, whose reach is open.
 bool elements_are_distinct(const Buffer& buffer) {
   std::array<std::size_t, kMaxAxes> order{};
   std::iota(order.begin(), order.end(), 0);
@@ -66,14 +66,17 @@ Status check_buffer(const Program& program, const Buffer& buffer) {
   if (buffer.axes < 1 || buffer.axes > kMaxAxes) return refuse("has no or too many axes");
   if (buffer.batch_axis >= buffer.axes) return refuse("has no such batch axis");
   for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
-    if (buffer.stride[axis] < 0 || buffer.stride[axis] > kMaxElements) return refuse("has a mad stride");
+    if (buffer.stride[axis] < 0 || buffer.stride[axis] > kMaxElements)
+      return refuse("has a mad stride");
     if (static_cast<int>(axis) == buffer.batch_axis) continue;
-    if (buffer.extent[axis] < 0 || buffer.extent[axis] > kMaxValue) return refuse("has a mad extent");
+    if (buffer.extent[axis] < 0 || buffer.extent[axis] > kMaxValue)
+      return refuse("has a mad extent");
   }
   const bool is_tensor = buffer.kind == BufferKind::src || buffer.kind == BufferKind::dst;
   if (!is_tensor && buffer.batch_axis >= 0) return refuse("cannot follow the batch");
   const bool is_written = buffer.kind == BufferKind::dst || buffer.kind == BufferKind::workspace;
-  if (is_written && !elements_are_distinct(buffer)) return refuse("has elements that share a place");
+  if (is_written && !elements_are_distinct(buffer))
+    return refuse("has elements that share a place");
   if (buffer.kind == BufferKind::constants &&
       (buffer.axes != 1 || buffer.stride[0] != 1 ||
        buffer.extent[0] > static_cast<std::int64_t>(program.constants.size()))) {

@@ -26,7 +26,8 @@ class Bounds {
   }
 
  private:
-  /// Whether form + offset lies in [0, extent) where `node` runs. `high_form` may differ from `form`.
+  /// Whether form + offset lies in [0, extent) where `node` runs. `high_form` may differ from
+  /// `form`.
   struct Question {
     Terms low_form, high_form;
     std::int64_t low_offset = 0, high_offset = 0, extent = 0;
@@ -41,7 +42,8 @@ class Bounds {
     const bool same = question.low_form.data() == question.high_form.data();
     const Interval high = same ? low : spaces_.range(question.high_form, node, limit);
     if (low.empty || high.empty) return {};
-    const Answer answer{true, true, low.low + question.low_offset, high.high + question.high_offset};
+    const Answer answer{true, true, low.low + question.low_offset,
+                        high.high + question.high_offset};
     return {answer.low >= 0, answer.high < question.extent, answer.low, answer.high};
   }
 
@@ -81,23 +83,23 @@ class Bounds {
   Status check_axis(const AccessGroup& group, const Buffer& buffer, int axis) {
     const Affine& index = program_.addresses[group.address].index[static_cast<std::size_t>(axis)];
     const Span& span = group.span[static_cast<std::size_t>(axis)];
-    const Answer answer = prove({index.terms, index.terms, index.constant + span.low,
-                                 index.constant + span.high,
-                                 buffer.extent[static_cast<std::size_t>(axis)]},
-                                group.node);
+    const Answer answer =
+        prove({index.terms, index.terms, index.constant + span.low, index.constant + span.high,
+               buffer.extent[static_cast<std::size_t>(axis)]},
+              group.node);
     if (answer.low_inside && answer.high_inside) return ok_status();
     return out_of_bounds(span, buffer, axis, answer,
                          std::to_string(buffer.extent[static_cast<std::size_t>(axis)]));
   }
 
-  /// In the index b*block + local, local must be in [0, count) for every count of images that a block
-  /// can have. The block's column holds that count: `local` drops it, `local - count` has it at -1.
+  /// In the index b*block + local, local must be in [0, count) for every count of images that a
+  /// block can have. The block's column holds that count: `local` drops it, `local - count` has it
+  /// at -1.
   Status check_batch_axis(const AccessGroup& group, const Buffer& buffer, int axis) {
     const Affine& index = program_.addresses[group.address].index[static_cast<std::size_t>(axis)];
     const Span& span = group.span[static_cast<std::size_t>(axis)];
     const BatchIndex split = split_batch_index(index, facts_);
-    const Affine above = split.block == kNone ? split.local
-                                              : split.local - Affine::of(split.block);
+    const Affine above = split.block == kNone ? split.local : split.local - Affine::of(split.block);
     // Without a block only image 0 is sure to be there.
     const std::int64_t extent = split.block == kNone ? 1 : 0;
     const Answer answer = prove({split.local.terms, above.terms, index.constant + span.low,

@@ -1,4 +1,5 @@
-// The verifier's proofs about numbers, stage by stage and over all stages. Internal to the verifier.
+// The verifier's proofs about numbers, stage by stage and over all stages. Internal to the
+// verifier.
 #pragma once
 
 #include <deque>

@@ -1,19 +1,19 @@
 // Coverage and ownership: every output element is stored exactly once.
 //
-// Where a store writes is decided by bases (coordinates, loop counters). Bases that have nothing to do
-// with each other decide different axes of the output, so the footprint of a store is a product
+// Where a store writes is decided by bases (coordinates, loop counters). Bases that have nothing to
+// do with each other decide different axes of the output, so the footprint of a store is a product
 //
 //     {images} x {channels} x {rows} x {columns},
 //
-// and how often all stores together write an element is a sum of products of counts along *groups* of
-// axes. (Axes that some store's bases link, say by a table of (row, column) pairs, form one group.)
-// Within a group, points that every store writes equally often form a class; there are few. So it is
-// enough to look at each combination of classes once: the sum over the stores must be 1. That takes a
-// time that grows with the sum of the extents, not with their product.
+// and how often all stores together write an element is a sum of products of counts along *groups*
+// of axes. (Axes that some store's bases link, say by a table of (row, column) pairs, form one
+// group.) Within a group, points that every store writes equally often form a class; there are few.
+// So it is enough to look at each combination of classes once: the sum over the stores must be 1.
+// That takes a time that grows with the sum of the extents, not with their product.
 //
 // The batch axis stands for one block of images. Its points are (count, image): the block may hold
-// 1..batch_block images, each image < count must be stored once. That is right for every block, so for
-// every N.
+// 1..batch_block images, each image < count must be stored once. That is right for every block, so
+// for every N.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -32,7 +32,8 @@ constexpr std::int64_t kMaxCombinations = 1 << 22;  // of classes
 
 // ---- Classes of the points of a group.
 
-/// The points of a group, partitioned by how often each *part* (of some store's footprint) writes them.
+/// The points of a group, partitioned by how often each *part* (of some store's footprint) writes
+/// them.
 class Classes {
  public:
   explicit Classes(std::int64_t points)
@@ -142,8 +143,8 @@ struct Shape {
   AddressId address = kNone;
   std::int32_t node = 0;
   std::vector<Component> components;
-  int runs = 1;                      ///< times that bases which decide no axis run it: 0, 1 or 2 (more)
-  std::vector<std::int32_t> origins; ///< by group: index of the list of its places there
+  int runs = 1;  ///< times that bases which decide no axis run it: 0, 1 or 2 (more)
+  std::vector<std::int32_t> origins;  ///< by group: index of the list of its places there
 };
 
 struct Store {
@@ -214,8 +215,9 @@ class CoverageProof {
     const std::int64_t block = proof.facts.batch_block;
     const bool follows_batch = dst_->batch_axis >= 0;
     if (follows_batch != (block > 0)) {
-      return fail(proof, at, follows_batch ? "no coordinate of the grid follows the batch"
-                                           : "it stores once for each block of the batch");
+      return fail(proof, at,
+                  follows_batch ? "no coordinate of the grid follows the batch"
+                                : "it stores once for each block of the batch");
     }
     if (batch_block_ == 0) batch_block_ = block;
     return block == batch_block_ || fail(proof, at, "stages store blocks of different batch sizes");
@@ -225,7 +227,8 @@ class CoverageProof {
   std::size_t find_shape(StageProof& proof, AddressId address, const Footprint& footprint) {
     for (std::size_t s = shapes_.size(); s-- > 0;) {
       const Shape& shape = shapes_[s];
-      if (shape.proof == &proof && shape.address == address && shape.node == footprint.node) return s;
+      if (shape.proof == &proof && shape.address == address && shape.node == footprint.node)
+        return s;
     }
     Shape shape{&proof, &proof.stage - program_.stages.data(), address, footprint.node, {}, 1, {}};
     shape.components = make_components(shape);
@@ -288,7 +291,8 @@ class CoverageProof {
   bool make_groups() {
     batch_block_ = std::max<std::int64_t>(batch_block_, 1);
     std::vector<Component> merged;
-    for (std::size_t axis = 0; axis < axes_; ++axis) merged.push_back({BaseSet{1} << axis, 1u << axis});
+    for (std::size_t axis = 0; axis < axes_; ++axis)
+      merged.push_back({BaseSet{1} << axis, 1u << axis});
     for (const Shape& shape : shapes_) {
       for (const Component& component : shape.components) {
         if (component.axes != 0) merge(merged, {component.axes, component.axes});
@@ -296,7 +300,8 @@ class CoverageProof {
     }
     for (const Component& axes : merged) {
       groups_.push_back(make_group(axes.axes));
-      if (groups_.back().size > kMaxPoints) return give_up("linked output axes are too large to verify");
+      if (groups_.back().size > kMaxPoints)
+        return give_up("linked output axes are too large to verify");
     }
     return true;
   }
@@ -354,7 +359,8 @@ class CoverageProof {
     }
     for (const Linear& linear : origin.linear) {
       const Base& base = linear.base;
-      key.insert(key.end(), {-1, base.trip_scalar == kNone ? -base.trip : base.trip_scalar, linear.step});
+      key.insert(key.end(),
+                 {-1, base.trip_scalar == kNone ? -base.trip : base.trip_scalar, linear.step});
     }
     const auto [known, is_new] = origin_of_key_.try_emplace(std::move(key), places_.size());
     if (is_new) {
@@ -401,7 +407,8 @@ class CoverageProof {
                        [&](const Linear& linear) { return linear.base.scalar == scalar; });
   }
 
-  /// The shape's indices as one index into the group's points. The batch block's column holds the count.
+  /// The shape's indices as one index into the group's points. The batch block's column holds the
+  /// count.
   Affine flatten(const Shape& shape, const Group& group) const {
     Affine flat;
     for (std::size_t axis = 0; axis < axes_; ++axis) {
@@ -476,7 +483,8 @@ class CoverageProof {
       store.parts.push_back(found->second);
       if (!is_new) continue;
       if (!mark(part, lane_step(store, group), classes)) {
-        return fail(*shapes_[store.shape].proof, store.footprint.at, "it stores outside the output");
+        return fail(*shapes_[store.shape].proof, store.footprint.at,
+                    "it stores outside the output");
       }
       classes.end_part();
     }
@@ -502,7 +510,8 @@ class CoverageProof {
     const Group& group = groups_[g];
     const Mem& mem = store.inst->mem;
     Part part{shapes_[store.shape].origins[g], 0, 1};
-    for (std::size_t axis = 0; axis < axes_; ++axis) part.delta += mem.delta[axis] * group.step[axis];
+    for (std::size_t axis = 0; axis < axes_; ++axis)
+      part.delta += mem.delta[axis] * group.step[axis];
     if ((group.axes >> mem.lane_axis & 1) != 0) part.lanes = store.footprint.lanes;
     return part;
   }
@@ -592,10 +601,10 @@ class CoverageProof {
   std::vector<Group> groups_;
   std::map<std::vector<std::int64_t>, std::int32_t> origin_of_key_;
   std::vector<Places> places_;
-  std::vector<Classes> classes_;                                   ///< by group
+  std::vector<Classes> classes_;                                    ///< by group
   std::vector<std::vector<std::vector<Classes::Member>>> members_;  ///< by group, part
-  std::vector<std::int64_t> stride_;    ///< by group, of combinations
-  std::vector<std::uint32_t> owner_;    ///< by combination: the store that writes it, plus 1
+  std::vector<std::int64_t> stride_;                                ///< by group, of combinations
+  std::vector<std::uint32_t> owner_;  ///< by combination: the store that writes it, plus 1
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // What the verifier learns of a stage in one walk over its code (verifier_structure.cpp), before it
 // proves anything about numbers. Internal to the verifier.
 //
-// A *base* is a scalar that nothing else determines: a grid coordinate or a loop counter. Each has a
-// bit in a 64-bit set: coordinates by their place in the grid, loops by their depth. Two loops of
+// A *base* is a scalar that nothing else determines: a grid coordinate or a loop counter. Each has
+// a bit in a 64-bit set: coordinates by their place in the grid, loops by their depth. Two loops of
 // equal depth share a bit; that is unambiguous along a path, where they cannot both occur.
 #pragma once
 
@@ -42,8 +42,8 @@ struct Node {
 
 /// What determines a scalar.
 struct ScalarFacts {
-  bool defined = false;   ///< somewhere in this stage
-  bool live = false;      ///< at the point the walk has reached
+  bool defined = false;      ///< somewhere in this stage
+  bool live = false;         ///< at the point the walk has reached
   bool batch_block = false;  ///< a coordinate whose extent follows the batch
   BaseSet bases = 0;      ///< the bases that determine its value, and those that bound these bases
   std::int32_t node = 0;  ///< the block it is defined in (of a loop counter: the loop's own)
@@ -100,7 +100,8 @@ std::string place_text(const Program& program, const Stage& stage, std::int32_t 
 Error defect(const Program& program, const Stage& stage, std::int32_t at,
              const std::string& message);
 
-/// Checks all that needs no arithmetic on indices: nesting, scopes, ids, registers, masks, immediates.
+/// Checks all that needs no arithmetic on indices: nesting, scopes, ids, registers, masks,
+/// immediates.
 Result<StageFacts> check_structure(const Program& program, const Stage& stage);
 
 }  // namespace convt::program::verifier

@@ -159,7 +159,8 @@ const Column& Spaces::column(Space& space, ScalarId id) {
   return column_of_id = look_up(space, scalar);
 }
 
-/// Rows outside the table can occur only at points where the let does not run: its own row is checked.
+/// Rows outside the table can occur only at points where the let does not run: its own row is
+/// checked.
 Column Spaces::look_up(Space& space, const Scalar& let) {
   const Table& table = program_.tables[let.table];
   std::vector<std::int64_t> rows(static_cast<std::size_t>(space.size), let.row.constant);
@@ -225,8 +226,8 @@ const Column& Spaces::column(SelectionId selection, ScalarId scalar) {
 
 // Ranges.
 
-/// Terms that share bases, directly or through a condition, vary together and are enumerated together;
-/// the ranges of what is independent add up.
+/// Terms that share bases, directly or through a condition, vary together and are enumerated
+/// together; the ranges of what is independent add up.
 Interval Spaces::range(Terms terms, std::int32_t node, std::int64_t limit) {
   Interval sum{0, 0, false};
   std::array<Affine::Term, kMaxTerms> part;

@@ -1,13 +1,14 @@
 // Enumeration: what values can scalars, and affine forms of them, take at a block of a stage?
 // Internal to the verifier.
 //
-// A *space* lists every assignment ("point") of a few bases; a column holds one scalar's value at each
-// point. A *selection* is those points of a space at which a block runs. Both are made once and shared
-// by all questions that need them, so that hundreds of accesses cost a handful of enumerations. Bases
-// that occur as linear terms only are not enumerated: an interval is exact for them.
+// A *space* lists every assignment ("point") of a few bases; a column holds one scalar's value at
+// each point. A *selection* is those points of a space at which a block runs. Both are made once
+// and shared by all questions that need them, so that hundreds of accesses cost a handful of
+// enumerations. Bases that occur as linear terms only are not enumerated: an interval is exact for
+// them.
 //
-// The coordinate of a batch block has no value here. Its column is the count of images in its block,
-// 1..batch_block, and so is that of every batch_count.
+// The coordinate of a batch block has no value here. Its column is the count of images in its
+// block, 1..batch_block, and so is that of every batch_count.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +45,8 @@ class Spaces {
   Spaces(const Program& program, const Stage& stage, const StageFacts& facts);
 
   /// Values of the form (without its constant) at `node`. The blocks around it count as conditions,
-  /// except where a condition would join independent bases into more than `limit` points: leaving it
-  /// out is conservative.
+  /// except where a condition would join independent bases into more than `limit` points: leaving
+  /// it out is conservative.
   Interval range(Terms terms, std::int32_t node, std::int64_t limit);
 
   /// The points of the bases in `enumerated` at which `node` runs, as far as they decide that.
@@ -71,8 +72,8 @@ class Spaces {
     BaseSet enumerated = 0;
     std::int32_t innermost_loop = -1;  ///< node; tells loops of equal depth apart
     std::int64_t size = 1;
-    std::vector<Column> columns;             ///< by ScalarId; empty: not needed yet
-    std::vector<SelectionId> selection_of;   ///< by node; -1: not needed yet
+    std::vector<Column> columns;            ///< by ScalarId; empty: not needed yet
+    std::vector<SelectionId> selection_of;  ///< by node; -1: not needed yet
   };
   struct Selection {
     std::size_t space = 0;

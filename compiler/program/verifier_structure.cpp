@@ -131,12 +131,13 @@ class Walk {
     return fail("scalar '" + name(scalar) + "' is used where it is not defined");
   }
 
-  /// For tables, trips and conditions, which need the value itself: the index of a batch block has none
-  /// that is known.
+  /// For tables, trips and conditions, which need the value itself: the index of a batch block has
+  /// none that is known.
   bool check_value_use(ScalarId scalar) {
     if (!check_live(scalar)) return false;
     if (!facts(scalar).batch_block) return true;
-    return fail("coordinate '" + name(scalar) + "' follows the batch: only a batch index may use it");
+    return fail("coordinate '" + name(scalar) +
+                "' follows the batch: only a batch index may use it");
   }
 
   bool visit_let(const Inst& let) {
@@ -175,9 +176,11 @@ class Walk {
       const Affine::Term& term = affine.terms[i];
       if (!check_live(term.scalar)) return false;
       if (i > 0 && affine.terms[i - 1].scalar >= term.scalar) return fail("unsorted index terms");
-      const std::int64_t value = facts(term.scalar).extent > 0 ? facts(term.scalar).extent : kMaxValue;
+      const std::int64_t value =
+          facts(term.scalar).extent > 0 ? facts(term.scalar).extent : kMaxValue;
       const std::int64_t most = kMost / (value * kMaxTerms);
-      if (term.coefficient < -most || term.coefficient > most) return fail("insane index coefficient");
+      if (term.coefficient < -most || term.coefficient > most)
+        return fail("insane index coefficient");
     }
     return true;
   }
@@ -212,8 +215,8 @@ class Walk {
     child.never_runs = parent.never_runs || (constant && begin.imm == 0);
     child.condition = condition;
     facts_.nodes.push_back(child);
-    open_.push_back({static_cast<std::int32_t>(facts_.nodes.size()) - 1, live_.size(), saved_.size(),
-                     saved_masks_.size(), constant && begin.imm >= 1});
+    open_.push_back({static_cast<std::int32_t>(facts_.nodes.size()) - 1, live_.size(),
+                     saved_.size(), saved_masks_.size(), constant && begin.imm >= 1});
     saved_.insert(saved_.end(), defined_.begin(), defined_.end());
     saved_masks_.insert(saved_masks_.end(), masks_.begin(), masks_.end());
   }
@@ -318,8 +321,8 @@ class Walk {
 
   bool check_register(Reg reg, bool is_mask) {
     const std::size_t count = is_mask ? masks_.size() : vectors_;
-    return reg < count || fail(std::string("no such ") + (is_mask ? "mask" : "vector") + " register: " +
-                               std::to_string(reg));
+    return reg < count || fail(std::string("no such ") + (is_mask ? "mask" : "vector") +
+                               " register: " + std::to_string(reg));
   }
 
   std::size_t register_bit(Reg reg, bool is_mask) const {
@@ -361,7 +364,8 @@ class Walk {
     if (unmasked && inst.mask != kNone) return fail("it cannot have a mask");
     if (inst.op == Op::select && inst.mask == kNone) return fail("it needs a mask");
     if (inst.op == Op::mask_const && masks_are_vectors_) return fail("masks are vectors here");
-    return immediate_fits(inst) || fail("immediate " + std::to_string(inst.imm) + " is out of range");
+    return immediate_fits(inst) ||
+           fail("immediate " + std::to_string(inst.imm) + " is out of range");
   }
 
   static bool operand_fits(const Inst& inst) {
@@ -374,8 +378,8 @@ class Walk {
       case Op::permute:
         return inst.b_kind == Operand::reg || inst.b_kind == Operand::vector_mem;
       default:
-        return inst.b_kind == (inst.op >= Op::select && inst.op != Op::mask_const ? Operand::reg
-                                                                                  : Operand::none);
+        return inst.b_kind ==
+               (inst.op >= Op::select && inst.op != Op::mask_const ? Operand::reg : Operand::none);
     }
   }
 
@@ -407,7 +411,8 @@ class Walk {
     widen(*group, buffer, mem, footprint);
     if (buffer.kind == BufferKind::dst) facts_.dst_stores.push_back(footprint);
     if (buffer.kind == BufferKind::workspace) {
-      (writes_memory(inst.op) ? facts_.workspace_stores : facts_.workspace_loads).push_back(footprint);
+      (writes_memory(inst.op) ? facts_.workspace_stores : facts_.workspace_loads)
+          .push_back(footprint);
     }
     return true;
   }
@@ -449,7 +454,8 @@ class Walk {
     for (const Affine::Term& term : index.terms) {
       if (!facts(term.scalar).batch_block) continue;
       if (!is_batch_axis || term.coefficient != facts_.batch_block) {
-        return fail("coordinate '" + name(term.scalar) + "' follows the batch: only a batch index " +
+        return fail("coordinate '" + name(term.scalar) +
+                    "' follows the batch: only a batch index " +
                     "may use it, with the block as its coefficient");
       }
     }
@@ -488,14 +494,18 @@ class Walk {
   bool visit(const Inst& inst) {
     switch (inst.op) {
       case Op::loop:
-      case Op::if_equal: return open_block(inst);
+      case Op::if_equal:
+        return open_block(inst);
       case Op::end_loop:
-      case Op::end_if: return close_block(inst);
-      case Op::let: return visit_let(inst);
+      case Op::end_if:
+        return close_block(inst);
+      case Op::let:
+        return visit_let(inst);
       case Op::comment:
         return static_cast<std::uint64_t>(inst.imm) < program_.comments.size() ||
                fail("no such comment");
-      default: return visit_vector(inst);
+      default:
+        return visit_vector(inst);
     }
   }
 
