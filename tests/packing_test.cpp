@@ -21,7 +21,18 @@ std::vector<std::int32_t> identity(std::int64_t count) {
   return places;
 }
 
-/// Small layouts of every kind: odd tiles, shuffled taps, tap groups of mixed sizes.
+/// Several small groups in one tile: whole groups in each vector of lanes.
+void share_tiles_between_groups(PackedLayout& layout, std::int64_t vectors) {
+  layout.lanes = 8;
+  layout.oc = layout.oc % 4 + 1;
+  layout.groups = layout.groups * 3 + 2;
+  layout.groups_a_vector = layout.lanes / layout.oc;
+  layout.groups_a_tile = layout.groups_a_vector * vectors;
+  layout.oc_tile = layout.lanes * vectors;
+}
+
+/// Small layouts of every kind: odd tiles, shuffled taps, tap groups of mixed sizes, input channels
+/// in the lanes, groups that share a tile.
 PackedLayout random_layout(std::mt19937& random) {
   const auto below = [&](int limit) { return static_cast<std::int64_t>(random() % limit) + 1; };
   PackedLayout layout;
@@ -39,6 +50,9 @@ PackedLayout random_layout(std::mt19937& random) {
     layout.w_groups.push_back(static_cast<std::int32_t>(size));
     left -= size;
   }
+  const auto kind = random() % 3;
+  if (kind == 1) layout.ic_block = below(4) * 2;
+  if (kind == 2) share_tiles_between_groups(layout, below(3));
   return layout;
 }
 
@@ -80,9 +94,13 @@ TEST(PackedLayout, OffsetIsInjectiveAndInRange) {
 
 TEST(PackedLayout, FillsItsPlacesWhenTilesAreFull) {
   std::mt19937 random(2);
-  PackedLayout layout = random_layout(random);
-  layout.oc = 3 * layout.oc_tile;
-  EXPECT_EQ(layout.elements(), weight_count(layout));
+  for (int round = 0; round < 50; ++round) {
+    PackedLayout layout = random_layout(random);
+    if (layout.groups_a_tile > 1) continue;
+    layout.oc = 3 * layout.oc_tile;
+    layout.ic = 2 * layout.ic_block;
+    EXPECT_EQ(layout.elements(), weight_count(layout));
+  }
 }
 
 TEST(PackedLayout, FollowsTheDocumentedOrder) {
@@ -106,6 +124,44 @@ TEST(PackedLayout, FollowsTheDocumentedOrder) {
   EXPECT_EQ(layout.offset(0, 0, 0, 1, 0, 0), 2 * 3 * 3 * 4);
   EXPECT_EQ(layout.offset(0, 0, 4, 0, 0, 0), 2 * 2 * 3 * 3 * 4);
   EXPECT_EQ(layout.offset(1, 0, 0, 0, 0, 0), 2 * 2 * 2 * 3 * 3 * 4);
+}
+
+TEST(PackedLayout, PutsInputChannelsIntoLanes) {
+  PackedLayout layout;
+  layout.ic = 6;
+  layout.oc = 2;
+  layout.oc_tile = 2;
+  layout.ic_block = 4;
+  layout.kernel = {1, 1, 2};
+  layout.position = {identity(1), identity(1), identity(2)};
+  layout.w_groups = {2};
+  // [ic block][tap w][oc][ic within its block]
+  EXPECT_EQ(layout.elements(), 2 * 2 * 2 * 4);
+  EXPECT_EQ(layout.offset(0, 3, 0, 0, 0, 0), 3);
+  EXPECT_EQ(layout.offset(0, 0, 1, 0, 0, 0), 4);
+  EXPECT_EQ(layout.offset(0, 0, 0, 0, 0, 1), 2 * 4);
+  EXPECT_EQ(layout.offset(0, 4, 0, 0, 0, 0), 2 * 2 * 4);
+}
+
+TEST(PackedLayout, PutsSmallGroupsIntoOneTile) {
+  PackedLayout layout;
+  layout.groups = 7;
+  layout.ic = 2;
+  layout.oc = 3;
+  layout.lanes = 8;
+  layout.groups_a_vector = 2;  // two groups of 3 channels in 8 lanes
+  layout.groups_a_tile = 4;
+  layout.oc_tile = 16;
+  layout.kernel = {1, 1, 1};
+  layout.position = {identity(1), identity(1), identity(1)};
+  layout.w_groups = {1};
+  // [group block][ic][vector][group within vector, oc]
+  EXPECT_EQ(layout.elements(), 2 * 2 * 16);
+  EXPECT_EQ(layout.offset(0, 0, 2, 0, 0, 0), 2);
+  EXPECT_EQ(layout.offset(1, 0, 0, 0, 0, 0), 3);
+  EXPECT_EQ(layout.offset(2, 0, 0, 0, 0, 0), 8);
+  EXPECT_EQ(layout.offset(0, 1, 0, 0, 0, 0), 16);
+  EXPECT_EQ(layout.offset(4, 0, 0, 0, 0, 0), 32);
 }
 
 TEST(PackWeights, PutsEachWeightAtItsOffsetAndZeroElsewhere) {
@@ -134,7 +190,7 @@ TEST(PackedLayout, HashFollowsEveryField) {
   const PackedLayout layout = random_layout(random);
   EXPECT_EQ(layout.hash(), PackedLayout(layout).hash());
 
-  std::vector<PackedLayout> others(8, layout);
+  std::vector<PackedLayout> others(12, layout);
   others[0].groups++;
   others[1].ic++;
   others[2].oc++;
@@ -143,6 +199,10 @@ TEST(PackedLayout, HashFollowsEveryField) {
   others[5].position[2].push_back(9);
   others[6].w_groups.push_back(1);
   std::swap(others[7].groups, others[7].oc_tile);
+  others[8].ic_block++;
+  others[9].groups_a_tile++;
+  others[10].groups_a_vector++;
+  others[11].lanes++;
   std::set<std::size_t> hashes{layout.hash()};
   for (const PackedLayout& other : others) {
     if (other == layout) continue;  // the swap of two equal fields
