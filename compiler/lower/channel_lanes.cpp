@@ -9,24 +9,11 @@
 #include <vector>
 
 #include "compiler/lower/families.hpp"
+#include "compiler/lower/products.hpp"
 #include "compiler/lower/transpose.hpp"
 
 namespace convt::lowering {
 namespace {
-
-/// One output position of a body.
-struct Position {
-  std::int32_t q;
-  std::int32_t output;  ///< o relative to the tile's
-  const BodyPhase* phase;
-};
-
-/// A live multiply of a body: acc[position] += weights[place] * input.
-struct Product {
-  std::size_t position;
-  std::int32_t place;
-  std::int32_t input;
-};
 
 class ChannelLanes {
  public:
@@ -48,7 +35,6 @@ class ChannelLanes {
   Reg acc(std::size_t position, std::size_t v) const { return acc_[position * vectors() + v]; }
 
   void lower_body(const TileBody& body);
-  void collect(const TileBody& body);
   void emit_channel(const TileBody& body, int unrolled, const Mem& src, const Mem& weights);
   void emit_products(const std::vector<Product>& products, const Mem& src, const Mem& weights);
   void add_bias(std::int64_t channels);
@@ -61,31 +47,15 @@ class ChannelLanes {
   const Plan& plan_;
   Builder& builder_;
   Nest nest_;
-  std::vector<Position> positions_;  ///< ascending output
-  std::vector<Product> products_;    ///< ascending place, then input
+  std::vector<Position> positions_;
+  std::vector<Product> products_;
   std::vector<Reg> acc_;
 };
 
-void ChannelLanes::collect(const TileBody& body) {
-  positions_.clear();
-  products_.clear();
-  const auto stride = static_cast<std::int32_t>(spatial_axes(problem_)[2].stride);
-  for (const BodyPhase& phase : body.phases)
-    for (std::int32_t q = phase.valid_begin; q < phase.valid_end; ++q)
-      positions_.push_back({q, q * stride + phase.r, &phase});
-  std::sort(positions_.begin(), positions_.end(),
-            [](const Position& a, const Position& b) { return a.output < b.output; });
-  for (std::size_t p = 0; p < positions_.size(); ++p)
-    for (const BodyTap& tap : positions_[p].phase->taps)
-      if (const std::int32_t input = positions_[p].q - tap.shift; body.input_exists(input))
-        products_.push_back({p, tap.place, input});
-  std::sort(products_.begin(), products_.end(), [](const Product& a, const Product& b) {
-    return a.place != b.place ? a.place < b.place : a.input < b.input;
-  });
-}
-
 void ChannelLanes::lower_body(const TileBody& body) {
-  collect(body);
+  BodyProducts live = collect_products(body, spatial_axes(problem_)[2].stride);
+  positions_ = std::move(live.positions);
+  products_ = std::move(live.products);
   acc_.clear();
   for (std::size_t i = 0; i < positions_.size() * vectors(); ++i) {
     acc_.push_back(builder_.vector());

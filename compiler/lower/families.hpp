@@ -13,6 +13,12 @@ void lower_channel_lanes(const Problem& problem, const Plan& plan, Builder& buil
 /// Consecutive positions in the lanes, weights broadcast. space_lanes.cpp
 void lower_space_lanes(const Problem& problem, const Plan& plan, Builder& builder);
 
+/// Input channels in the lanes, few output channels. reduction_lanes.cpp
+void lower_reduction_lanes(const Problem& problem, const Plan& plan, Builder& builder);
+
+/// Several small groups in the lanes. group_lanes.cpp
+void lower_group_lanes(const Problem& problem, const Plan& plan, Builder& builder);
+
 /// A stage that stores the zeros of `zero_tail`; nothing if there are none. zero_tail.cpp
 void lower_zero_tail(const Problem& problem, int lanes, Builder& builder);
 

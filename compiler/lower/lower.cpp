@@ -25,6 +25,8 @@ Result<program::Program> lower(const Problem& problem, const Target& target, con
   switch (plan.family) {
     case Family::channel_lanes: lowering::lower_channel_lanes(problem, plan, builder); break;
     case Family::space_lanes: lowering::lower_space_lanes(problem, plan, builder); break;
+    case Family::reduction_lanes: lowering::lower_reduction_lanes(problem, plan, builder); break;
+    case Family::group_lanes: lowering::lower_group_lanes(problem, plan, builder); break;
   }
   lowering::lower_zero_tail(problem, target.lanes, builder);
   return builder.finish();

@@ -44,6 +44,11 @@ Buffer make_vector(BufferKind kind, const char* name, std::int64_t extent) {
   return buffer;
 }
 
+bool has_zero_tail(const Problem& problem) {
+  return std::any_of(problem.axes.begin(), problem.axes.end(),
+                     [](const Axis& axis) { return axis.zero_tail != 0; });
+}
+
 constexpr std::array<char, kMaxRank> kAxisNames{'d', 'h', 'w'};
 
 }  // namespace
@@ -54,6 +59,9 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       axes_(spatial_axes(problem)),
       packed_(make_packed_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)) {
+  contiguous_rows_ = plan.family == Family::reduction_lanes && plan.phases == Phases::all &&
+                     problem.out_channels == packed_.oc_tile &&
+                     problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
   if (plan.phases == Phases::row) outer_count_ = kMaxRank;
   for (std::size_t a = 0; a < outer_count_; ++a)
     outer_[a] = make_outer_axis(axes_[a], std::string(1, kAxisNames[a]) + "_rows");
@@ -92,6 +100,14 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
   return outer;
 }
 
+Nest::ChannelTiles Nest::channel_tiles() const {
+  if (packed_.groups_a_tile > 1) {
+    return {packed_.group_blocks(), packed_.groups_a_tile * packed_.oc,
+            packed_.groups % packed_.groups_a_tile * packed_.oc};
+  }
+  return {packed_.oc_tiles(), packed_.oc_tile, packed_.oc % packed_.oc_tile};
+}
+
 void Nest::declare_buffers() {
   std::array<std::int64_t, kMaxRank> in{}, out{};
   for (std::size_t a = 0; a < kMaxRank; ++a) {
@@ -100,12 +116,19 @@ void Nest::declare_buffers() {
   }
   src_ = builder_.buffer(make_tensor(BufferKind::src, "src", problem_.layout, problem_.in_channels,
                                      problem_.src_pitch(), in));
-  dst_ = builder_.buffer(make_tensor(BufferKind::dst, "dst", problem_.layout, problem_.out_channels,
-                                     problem_.dst_pitch(), out));
+  Buffer dst = make_tensor(BufferKind::dst, "dst", problem_.layout, problem_.out_channels,
+                           problem_.dst_pitch(), out);
+  if (contiguous_rows_) {
+    dst.extent[kWidth] *= dst.extent[kChannel];
+    dst.extent[kChannel] = 1;
+    dst.stride[kWidth] = 1;
+  }
+  dst_ = builder_.buffer(dst);
   Buffer weights = make_vector(BufferKind::weights, "weights", 0);
   weights.axes = 5;
-  const std::int64_t inner = packed_.kernel[2] * packed_.ic * packed_.oc_tile;
-  weights.extent = {packed_.groups, packed_.oc_tiles(), packed_.kernel[0], packed_.kernel[1], inner};
+  const std::int64_t inner = packed_.kernel[2] * packed_.padded_ic() * packed_.oc_tile;
+  weights.extent = {packed_.group_blocks(), packed_.oc_tiles(), packed_.kernel[0], packed_.kernel[1],
+                    inner};
   weights.stride[4] = 1;
   for (std::size_t a = 4; a-- > 0;) weights.stride[a] = weights.stride[a + 1] * weights.extent[a + 1];
   weights_ = builder_.buffer(weights);
@@ -116,9 +139,11 @@ void Nest::declare_buffers() {
 void Nest::begin_stage() {
   declare_buffers();
   builder_.begin_stage("compute");
-  if (packed_.groups > 1)
-    group_ = Affine::of(builder_.coordinate("group", Extent{packed_.groups, 0}));
-  ScalarId oc_tile = program::kNone;
+  ScalarId group = program::kNone, oc_tile = program::kNone;
+  if (packed_.group_blocks() > 1) {
+    group = builder_.coordinate("group", Extent{packed_.group_blocks(), 0});
+    group_ = Affine::of(group);
+  }
   if (packed_.oc_tiles() > 1) {
     oc_tile = builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0});
     oc_tile_ = Affine::of(oc_tile);
@@ -129,11 +154,11 @@ void Nest::begin_stage() {
       outer_[a].row = builder_.coordinate(std::string("row_") + kAxisNames[a],
                                           Extent{outer_[a].rows, 0});
   bind_runs();
-  if (oc_tile != program::kNone && packed_.oc % packed_.oc_tile != 0) {
-    std::vector<std::int32_t> flags(static_cast<std::size_t>(packed_.oc_tiles()), 0);
+  if (const auto [tiles, channels, tail] = channel_tiles(); tiles > 1 && tail != 0) {
+    std::vector<std::int32_t> flags(static_cast<std::size_t>(tiles), 0);
     flags.back() = 1;
-    const auto table = builder_.table("oc_tail", 1, std::move(flags));
-    oc_is_tail_ = builder_.let("oc_is_tail", table, oc_tile_, 0);
+    const auto table = builder_.table("tail_tile", 1, std::move(flags));
+    tail_tile_ = builder_.let("is_tail", table, packed_.groups_a_tile > 1 ? group_ : oc_tile_, 0);
   }
   for (std::size_t a = 0; a < outer_count_; ++a)
     bind_outer_axis(outer_[a], std::string(1, kAxisNames[a]));
@@ -222,27 +247,30 @@ void Nest::end_taps() {
 
 AddressId Nest::src_address(const Affine& ic) {
   const Affine w = outer_count_ == kMaxRank ? outer_[2].input : run_input_ + tile_ * tiling_.width;
-  return builder_.address(
-      src_, {image_, group_ * packed_.ic + ic, outer_[0].input, outer_[1].input, w});
+  const Affine channel = group_ * (packed_.ic * packed_.groups_a_tile) + ic;
+  return builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, w});
 }
 
-AddressId Nest::weights_address(const Affine& ic, std::int32_t group_taps) {
+AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps) {
   const Affine first_tap = outer_count_ == kMaxRank ? outer_[2].tap : run_group_;
-  return builder_.address(weights_, {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
-                                     first_tap * (packed_.ic * packed_.oc_tile) +
-                                         ic * (group_taps * packed_.oc_tile)});
+  return builder_.address(
+      weights_, {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
+                 first_tap * (packed_.padded_ic() * packed_.oc_tile) +
+                     ic_block * (group_taps * packed_.oc_tile * packed_.ic_block)});
+}
+
+Affine Nest::first_channel() const {
+  return group_ * (packed_.oc * packed_.groups_a_tile) + oc_tile_ * packed_.oc_tile;
 }
 
 AddressId Nest::dst_address() {
-  const Affine w = outer_count_ == kMaxRank
-                       ? outer_[2].out
-                       : run_output_ + tile_ * (tiling_.width * axes_[2].stride);
-  return builder_.address(dst_, {image_, group_ * packed_.oc + oc_tile_ * packed_.oc_tile,
+  Affine w = outer_count_ == kMaxRank ? outer_[2].out
+                                      : run_output_ + tile_ * (tiling_.width * axes_[2].stride);
+  if (contiguous_rows_) w *= problem_.out_channels;
+  return builder_.address(dst_, {image_, contiguous_rows_ ? Affine(0) : first_channel(),
                                  outer_[0].out, outer_[1].out, w});
 }
 
-AddressId Nest::bias_address() {
-  return builder_.address(bias_, {group_ * packed_.oc + oc_tile_ * packed_.oc_tile});
-}
+AddressId Nest::bias_address() { return builder_.address(bias_, {first_channel()}); }
 
 }  // namespace convt::lowering

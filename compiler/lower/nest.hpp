@@ -41,6 +41,10 @@ class Nest {
  public:
   Nest(const Problem& problem, const Plan& plan, Builder& builder);
 
+  /// Channels last, dense, all output channels in one tile: consecutive outputs of a row are contiguous
+  /// whatever their channel, so dst gets one axis for both (kWidth, in elements).
+  [[nodiscard]] bool contiguous_rows() const { return contiguous_rows_; }
+
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
   [[nodiscard]] const PackedLayout& packed() const { return packed_; }
 
@@ -58,23 +62,23 @@ class Nest {
   /// for that one; `valid` is the count of real channels in the tile.
   template <class Emit>
   void for_oc_tile(Emit&& emit) {
-    const std::int64_t tail = packed_.oc % packed_.oc_tile;
-    if (tail == 0 || packed_.oc_tiles() == 1) {
-      emit(tail == 0 ? packed_.oc_tile : tail);
+    const auto [tiles, channels, tail] = channel_tiles();
+    if (tail == 0 || tiles == 1) {
+      emit(tail == 0 ? channels : tail);
       return;
     }
-    builder_.begin_if_equal(oc_is_tail_, 0);
-    emit(packed_.oc_tile);
+    builder_.begin_if_equal(tail_tile_, 0);
+    emit(channels);
     builder_.end_if();
-    builder_.begin_if_equal(oc_is_tail_, 1);
+    builder_.begin_if_equal(tail_tile_, 1);
     emit(tail);
     builder_.end_if();
   }
 
   /// src at (channel ic of the group, this tap row, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
-  /// weights at (tile, tap row, ic, first tap of the body's group, first oc).
-  [[nodiscard]] AddressId weights_address(const Affine& ic, std::int32_t group_taps);
+  /// weights at (tile, tap row, block of ic, first tap of the body's group, first oc).
+  [[nodiscard]] AddressId weights_address(const Affine& ic_block, std::int32_t group_taps);
   /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
   [[nodiscard]] AddressId dst_address();
   [[nodiscard]] AddressId bias_address();
@@ -93,6 +97,13 @@ class Nest {
     bool loop_open = false;
   };
 
+  /// What the grid calls tiles of output channels: of one group, or of several small groups.
+  struct ChannelTiles {
+    std::int64_t tiles, channels, tail;  ///< tail: channels of the last tile if fewer, else 0
+  };
+  [[nodiscard]] ChannelTiles channel_tiles() const;
+
+  [[nodiscard]] Affine first_channel() const;  ///< of dst
   OuterAxis make_outer_axis(const Axis& axis, const std::string& name);
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
@@ -109,7 +120,8 @@ class Nest {
 
   BufferId src_ = 0, weights_ = 0, bias_ = 0, dst_ = 0;
   Affine group_, oc_tile_, image_;
-  ScalarId oc_is_tail_ = program::kNone;
+  ScalarId tail_tile_ = program::kNone;
+  bool contiguous_rows_ = false;
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   Affine run_output_, run_input_, run_group_;

@@ -114,6 +114,51 @@ BodyCounts count_space_lanes(const Plan& plan, const TileBody& body, std::int64_
   return counts;
 }
 
+BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const Products products = count_products(body);
+  const double j = plan.channels;
+  BodyCounts counts;
+  counts.accumulators = static_cast<int>(products.positions * j);
+  counts.fmas = products.count * j;
+  counts.chain = products.longest_chain;
+  counts.loads = products.inputs + products.taps * j;
+  counts.weight_bytes = products.taps * j * plan.lanes * 4;
+  const double phases = static_cast<double>(body.phases.size());
+  counts.registers = counts.accumulators + 2 + static_cast<int>(std::ceil(products.positions / phases));
+  const double sums = std::ceil(counts.accumulators / static_cast<double>(plan.lanes));
+  const bool contiguous = plan.phases == Phases::all && plan.channels == problem.out_channels &&
+                          problem.dst_pitch() == problem.out_channels;
+  counts.shuffles = 40 * sums;  // 30 shuffles, 15 adds, dependent
+  counts.stores = contiguous ? 2 * sums : 2 * products.positions;
+  return counts;
+}
+
+BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const Products products = count_products(body);
+  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
+  const bool depthwise = problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
+  BodyCounts counts;
+  counts.accumulators = static_cast<int>(products.positions * vectors);
+  counts.fmas = products.count * vectors;
+  counts.chain = products.longest_chain;
+  counts.loads = (products.inputs * (depthwise ? 1 : 3) + products.taps) * vectors;
+  counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
+  counts.registers = counts.accumulators + body.group_taps + (depthwise ? 2 : 3);
+  counts.stores = products.positions * vectors;
+  return counts;
+}
+
+BodyCounts count_body(const Problem& problem, const Plan& plan, const TileBody& body) {
+  switch (plan.family) {
+    case Family::channel_lanes: return count_channel_lanes(problem, plan, body);
+    case Family::space_lanes:
+      return count_space_lanes(plan, body, spatial_axes(problem)[2].stride);
+    case Family::reduction_lanes: return count_reduction_lanes(problem, plan, body);
+    case Family::group_lanes: return count_group_lanes(problem, plan, body);
+  }
+  return {};
+}
+
 /// Bytes of packed weights that neighbouring work items use again: those of one output-channel tile and
 /// one phase of the outer axes.
 double weight_block_bytes(const Problem& problem, const Plan& plan) {
@@ -138,10 +183,15 @@ double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_byt
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
                        const Tiling& tiling) {
   const auto axes = spatial_axes(problem);
-  const double ic = static_cast<double>(problem.ic_per_group());
+  // Steps of the reduction: input channels, or blocks of them.
+  const double ic = plan.family == Family::reduction_lanes
+                        ? std::ceil(static_cast<double>(problem.ic_per_group()) / plan.lanes)
+                        : static_cast<double>(problem.ic_per_group());
   const double tiles_of_channels =
-      std::ceil(static_cast<double>(problem.oc_per_group()) / plan.channels) *
-      static_cast<double>(problem.groups);
+      plan.family == Family::group_lanes
+          ? std::ceil(static_cast<double>(problem.groups) / plan.channels)
+          : std::ceil(static_cast<double>(problem.oc_per_group()) / plan.channels) *
+                static_cast<double>(problem.groups);
   double rows = 1, tap_rows = 1;
   const std::size_t outer = plan.phases == Phases::row ? 3 : 2;
   for (std::size_t a = 0; a < outer; ++a) {
@@ -155,12 +205,13 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
   PlanCost cost;
   std::vector<BodyCounts> bodies;
   for (const TileBody& body : tiling.bodies) {
-    bodies.push_back(plan.family == Family::channel_lanes
-                         ? count_channel_lanes(problem, plan, body)
-                         : count_space_lanes(plan, body, axes[2].stride));
+    bodies.push_back(count_body(problem, plan, body));
     const BodyCounts& counts = bodies.back();
     cost.vector_registers = std::max(cost.vector_registers, counts.registers);
-    const double steps = ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
+    const double steps = plan.family == Family::reduction_lanes || plan.family == Family::group_lanes
+                             ? std::min(ic, 2.0)
+                         : ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll)
+                                                : ic;
     cost.code_bytes += kBytesPerInstruction * (steps * (counts.fmas + counts.loads) + 2 * counts.accumulators +
                                                2 * (counts.stores + counts.shuffles)) + 150;
   }

@@ -43,6 +43,11 @@ std::int32_t tile_width(const Plan& plan) {
   return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
 }
 
+int groups_a_vector(const Problem& problem, int lanes) {
+  const std::int64_t widest = std::max(problem.ic_per_group(), problem.oc_per_group());
+  return static_cast<int>(std::max<std::int64_t>(1, lanes / widest));
+}
+
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_row_tiling();
   const Axis axis = spatial_axes(problem)[2];
@@ -55,6 +60,13 @@ PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
   layout.ic = problem.ic_per_group();
   layout.oc = problem.oc_per_group();
   layout.oc_tile = plan.channels;
+  layout.lanes = plan.lanes;
+  if (plan.family == Family::reduction_lanes) layout.ic_block = plan.lanes;
+  if (plan.family == Family::group_lanes) {
+    layout.groups_a_vector = groups_a_vector(problem, plan.lanes);
+    layout.groups_a_tile = plan.channels;
+    layout.oc_tile = plan.channels / layout.groups_a_vector * plan.lanes;
+  }
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
   for (std::size_t a = 0; a < kMaxRank; ++a) {
     layout.kernel[a] = axes[a].kernel;

@@ -17,6 +17,9 @@ std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
 /// Positions q a tile of the plan is wide.
 std::int32_t tile_width(const Plan& plan);
 
+/// Small groups whose input channels fit one vector, and output channels too.
+int groups_a_vector(const Problem& problem, int lanes);
+
 /// The plan's tiling of the innermost axis. Phases::row has one tile of one output, repeated for each.
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
 

@@ -8,7 +8,8 @@
 namespace convt {
 namespace {
 
-constexpr std::array<const char*, 2> kFamilies{"channel_lanes", "space_lanes"};
+constexpr std::array<const char*, 4> kFamilies{"channel_lanes", "space_lanes", "reduction_lanes",
+                                               "group_lanes"};
 constexpr std::array<const char*, 3> kPhases{"one", "all", "row"};
 
 template <std::size_t N>

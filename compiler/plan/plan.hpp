@@ -18,6 +18,8 @@ namespace convt {
 enum class Family : std::uint8_t {
   channel_lanes,  ///< output channels in the lanes, input broadcast
   space_lanes,    ///< consecutive positions in the lanes, weights broadcast
+  reduction_lanes,  ///< input channels in the lanes, summed at the end: few output channels, channels last
+  group_lanes,      ///< several small groups in the lanes (depthwise: one channel each), channels last
 };
 
 /// How a tile covers the innermost axis (see tiling.hpp).
@@ -31,7 +33,8 @@ struct Plan {
   Family family = Family::channel_lanes;
   int lanes = 16;
   Phases phases = Phases::one;
-  int channels = 16;   ///< output channels a tile; channel lanes: a multiple of lanes
+  /// Output channels a tile; channel lanes: a multiple of lanes; group lanes: groups a tile.
+  int channels = 16;
   int positions = 1;   ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
   int ic_unroll = 1;   ///< input channels a trip of the innermost loop
   bool operator==(const Plan&) const = default;

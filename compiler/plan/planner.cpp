@@ -24,6 +24,10 @@ class Planner {
   std::vector<PlanReport::Candidate> candidates() {
     add_channel_lanes();
     if (problem_.layout == Layout::nchw) add_space_lanes();
+    if (problem_.layout == Layout::nhwc) {
+      add_reduction_lanes();
+      add_group_lanes();
+    }
     std::sort(found_.begin(), found_.end(), [](const auto& a, const auto& b) {
       return a.predicted_us < b.predicted_us;
     });
@@ -33,6 +37,9 @@ class Planner {
  private:
   void add_channel_lanes();
   void add_space_lanes();
+  void add_reduction_lanes();
+  void add_group_lanes();
+  void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
@@ -118,6 +125,49 @@ void Planner::add_space_lanes() {
         plan.ic_unroll = choose_unroll(static_cast<double>(taps) * channels * vectors);
         add(plan);
       }
+  }
+}
+
+/// Adds `plan` with one phase and with all, for every count of positions that fits the registers.
+void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
+                            std::int64_t spare_registers) {
+  for (const Phases phases : {Phases::one, Phases::all}) {
+    if (phases == Phases::all && innermost_.stride == 1) continue;
+    const std::int64_t taps = phases == Phases::all
+                                  ? innermost_.kernel
+                                  : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+    if (taps > kMaxStaticTaps) continue;
+    const std::int64_t each =
+        registers_a_position * (phases == Phases::all ? innermost_.stride : 1);
+    plan.phases = phases;
+    for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
+         ++plan.positions)
+      add(plan);
+  }
+}
+
+void Planner::add_reduction_lanes() {
+  if (problem_.ic_per_group() < target_.lanes / 4) return;
+  const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 8);
+  for (int channels = 1; channels <= oc; ++channels) {
+    Plan plan;
+    plan.family = Family::reduction_lanes;
+    plan.lanes = target_.lanes;
+    plan.channels = channels;
+    add_positions(plan, channels, 3);
+  }
+}
+
+void Planner::add_group_lanes() {
+  const int per_vector = groups_a_vector(problem_, target_.lanes);
+  if (problem_.groups == 1 || per_vector < 2) return;
+  for (int vectors = 1; vectors <= 6; ++vectors) {
+    if (vectors > 1 && (vectors - 1) * per_vector >= problem_.groups) break;
+    Plan plan;
+    plan.family = Family::group_lanes;
+    plan.lanes = target_.lanes;
+    plan.channels = vectors * per_vector;
+    add_positions(plan, vectors, 4);
   }
 }
 

@@ -1,0 +1,24 @@
+#include "compiler/lower/products.hpp"
+
+#include <algorithm>
+
+namespace convt::lowering {
+
+BodyProducts collect_products(const TileBody& body, std::int64_t stride) {
+  BodyProducts result;
+  for (const BodyPhase& phase : body.phases)
+    for (std::int32_t q = phase.valid_begin; q < phase.valid_end; ++q)
+      result.positions.push_back({q, q * static_cast<std::int32_t>(stride) + phase.r, &phase});
+  std::sort(result.positions.begin(), result.positions.end(),
+            [](const Position& a, const Position& b) { return a.output < b.output; });
+  for (std::size_t p = 0; p < result.positions.size(); ++p)
+    for (const BodyTap& tap : result.positions[p].phase->taps)
+      if (const std::int32_t input = result.positions[p].q - tap.shift; body.input_exists(input))
+        result.products.push_back({p, tap.place, tap.shift, input});
+  std::sort(result.products.begin(), result.products.end(), [](const Product& a, const Product& b) {
+    return a.place != b.place ? a.place < b.place : a.input < b.input;
+  });
+  return result;
+}
+
+}  // namespace convt::lowering

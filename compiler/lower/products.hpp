@@ -1,0 +1,34 @@
+// The multiplies of a tile body: which output positions it has, and which (position, tap, input) triples
+// are live. Everything about borders is decided here, statically.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "compiler/plan/tiling.hpp"
+
+namespace convt::lowering {
+
+/// One output position of a body.
+struct Position {
+  std::int32_t q;
+  std::int32_t output;  ///< o relative to the tile's
+  const BodyPhase* phase;
+};
+
+/// acc[position] += weights[place] * input
+struct Product {
+  std::size_t position;
+  std::int32_t place;  ///< of the tap within its group
+  std::int32_t shift;
+  std::int32_t input;  ///< relative to the tile's first input
+};
+
+struct BodyProducts {
+  std::vector<Position> positions;  ///< ascending output
+  std::vector<Product> products;    ///< ascending place, then input
+};
+
+BodyProducts collect_products(const TileBody& body, std::int64_t stride);
+
+}  // namespace convt::lowering

@@ -1,0 +1,230 @@
+// Reduction lanes: input channels in the lanes, for layers with so few output channels that they would
+// leave most lanes of a vector of outputs empty. Channels last, a vector of input channels is one load;
+// each (output position, output channel) has an accumulator of partial sums, and at the end the lanes of
+// `lanes` accumulators are summed into one vector by a tree of shuffles and adds.
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <vector>
+
+#include "compiler/lower/families.hpp"
+#include "compiler/lower/products.hpp"
+
+namespace convt::lowering {
+namespace {
+
+using program::Op;
+
+/// Sums of the lanes of up to `lanes` registers, in lane order. Lanes past the last hold anything.
+class LaneSums {
+ public:
+  LaneSums(Builder& builder, int lanes) : builder_(builder), lanes_(static_cast<std::size_t>(lanes)) {}
+
+  Reg sum(const std::vector<Reg>& registers) {
+    const auto at = [&](std::size_t i) { return registers[std::min(i, registers.size() - 1)]; };
+    std::vector<Reg> quads;
+    for (std::size_t i = 0; i < std::min(lanes_, registers.size()); i += 4)
+      quads.push_back(sum_quad(at(i), at(i + 1), at(i + 2), at(i + 3)));
+    while (quads.size() < lanes_ / 4) quads.push_back(quads.front());
+    if (lanes_ == 8) return add(blocks(quads[0], quads[1], 0), blocks(quads[0], quads[1], 3));
+    const Reg low = sum_blocks(quads[0], quads[1]);
+    if (registers.size() <= 8) return sum_blocks(low, low);
+    return sum_blocks(low, sum_blocks(quads[2], quads[3]));
+  }
+
+ private:
+  /// Each 128-bit block: the sums of a's, b's, c's and d's block.
+  Reg sum_quad(Reg a, Reg b, Reg c, Reg d) {
+    const Reg ab = add(shuffle(Op::unpack_lo32, a, b), shuffle(Op::unpack_hi32, a, b));
+    const Reg cd = add(shuffle(Op::unpack_lo32, c, d), shuffle(Op::unpack_hi32, c, d));
+    return add(shuffle(Op::unpack_lo64, ab, cd), shuffle(Op::unpack_hi64, ab, cd));
+  }
+  /// Blocks: a0+a1, a2+a3, b0+b1, b2+b3.
+  Reg sum_blocks(Reg a, Reg b) { return add(blocks(a, b, 0x88), blocks(a, b, 0xdd)); }
+
+  Reg shuffle(Op op, Reg a, Reg b) {
+    const Reg d = builder_.vector();
+    builder_.binary(op, d, a, b);
+    return d;
+  }
+  Reg add(Reg a, Reg b) { return shuffle(Op::add, a, b); }
+  Reg blocks(Reg a, Reg b, int imm) {
+    const Reg d = builder_.vector();
+    builder_.shuffle128(d, a, b, imm);
+    return d;
+  }
+
+  Builder& builder_;
+  std::size_t lanes_;
+};
+
+class ReductionLanes {
+ public:
+  ReductionLanes(const Problem& problem, const Plan& plan, Builder& builder)
+      : problem_(problem), plan_(plan), builder_(builder), nest_(problem, plan, builder) {}
+
+  void lower() {
+    nest_.begin_stage();
+    for (std::size_t b = 0; b < nest_.tiling().bodies.size(); ++b) {
+      nest_.begin_body(b);
+      lower_body(nest_.tiling().bodies[b]);
+      nest_.end_body();
+    }
+    nest_.end_stage();
+  }
+
+ private:
+  [[nodiscard]] std::size_t channels() const { return static_cast<std::size_t>(plan_.channels); }
+  /// Accumulators stand in memory order: position, then output channel.
+  Reg acc(std::size_t position, std::size_t j) const { return acc_[position * channels() + j]; }
+
+  void lower_body(const TileBody& body);
+  void emit_block(const Mem& src, const Mem& weights, Reg channel_mask);
+  void store(std::int64_t live_channels);
+  void store_vector(std::size_t first, std::size_t count, Reg sums, std::int64_t live_channels);
+  void add_bias(std::size_t first, Reg sums, std::int64_t live_channels);
+
+  const Problem& problem_;
+  const Plan& plan_;
+  Builder& builder_;
+  Nest nest_;
+  BodyProducts live_;
+  std::vector<Reg> acc_;
+};
+
+void ReductionLanes::lower_body(const TileBody& body) {
+  live_ = collect_products(body, spatial_axes(problem_)[2].stride);
+  // Taps of one shift use the same inputs: side by side they find them in registers.
+  std::stable_sort(live_.products.begin(), live_.products.end(), [](const Product& a, const Product& b) {
+    return a.shift != b.shift ? a.shift > b.shift : a.place < b.place;
+  });
+  acc_.clear();
+  for (std::size_t i = 0; i < live_.positions.size() * channels(); ++i) {
+    acc_.push_back(builder_.vector());
+    builder_.zero(acc_.back());
+  }
+  if (!live_.products.empty()) {
+    nest_.begin_taps();
+    const std::int64_t ic = nest_.packed().ic;
+    const auto block = [&](const Affine& blocks, Reg mask) {
+      const Mem src{nest_.src_address(blocks * plan_.lanes), kChannel, {}};
+      emit_block(src, Mem{nest_.weights_address(blocks, body.group_taps), 4, {}}, mask);
+    };
+    if (ic >= plan_.lanes) {
+      const ScalarId loop = builder_.begin_loop("ic_block", ic / plan_.lanes);
+      block(Affine::of(loop), program::kNone);
+      builder_.end_loop();
+    }
+    if (ic % plan_.lanes != 0)
+      block(Affine(ic / plan_.lanes), builder_.mask(lane_bits(0, ic % plan_.lanes, plan_.lanes)));
+    nest_.end_taps();
+  }
+  nest_.for_oc_tile([&](std::int64_t live_channels) { store(live_channels); });
+}
+
+/// One vector of input channels, all innermost taps. Missing channels are 0 in both operands.
+void ReductionLanes::emit_block(const Mem& src, const Mem& weights, Reg channel_mask) {
+  std::map<std::int32_t, Reg> inputs;
+  const auto input = [&](std::int32_t relative) {
+    const auto found = inputs.find(relative);
+    if (found != inputs.end()) return found->second;
+    Mem mem = src;
+    mem.delta[kWidth] = relative;
+    const Reg x = builder_.vector();
+    builder_.load(x, mem, channel_mask);
+    return inputs.emplace(relative, x).first->second;
+  };
+  const auto& products = live_.products;
+  for (std::size_t begin = 0; begin < products.size();) {
+    std::size_t end = begin;
+    while (end < products.size() && products[end].place == products[begin].place) ++end;
+    for (std::size_t j = 0; j < channels(); ++j) {
+      Mem mem = weights;
+      mem.delta[4] =
+          (products[begin].place * plan_.channels + static_cast<std::int32_t>(j)) * plan_.lanes;
+      if (end - begin == 1) {
+        builder_.fma(acc(products[begin].position, j), input(products[begin].input), mem,
+                     program::Operand::vector_mem);
+        continue;
+      }
+      const Reg weight = builder_.vector();
+      builder_.load(weight, mem);
+      for (std::size_t i = begin; i < end; ++i)
+        builder_.fma(acc(products[i].position, j), input(products[i].input), weight);
+    }
+    begin = end;
+  }
+}
+
+void ReductionLanes::store(std::int64_t live_channels) {
+  const auto lanes = static_cast<std::size_t>(plan_.lanes);
+  LaneSums lane_sums(builder_, plan_.lanes);
+  for (std::size_t first = 0; first < acc_.size(); first += lanes) {
+    const std::size_t count = std::min(lanes, acc_.size() - first);
+    const auto begin = acc_.begin() + static_cast<std::ptrdiff_t>(first);
+    const Reg sums =
+        lane_sums.sum(std::vector<Reg>(begin, begin + static_cast<std::ptrdiff_t>(count)));
+    add_bias(first, sums, live_channels);
+    store_vector(first, count, sums, live_channels);
+  }
+}
+
+/// Lane l is accumulator first + l, of channel (first + l) mod channels.
+void ReductionLanes::add_bias(std::size_t first, Reg sums, std::int64_t live_channels) {
+  if (!problem_.bias) return;
+  const auto lanes = static_cast<std::size_t>(plan_.lanes);
+  const Mem mem{nest_.bias_address(), 0, {}};
+  if (plan_.channels == 1) {
+    builder_.binary(Op::add, sums, sums, mem, program::Operand::broadcast_mem);
+    return;
+  }
+  std::vector<std::uint32_t> index(lanes);
+  for (std::size_t l = 0; l < lanes; ++l)
+    index[l] = static_cast<std::uint32_t>((first + l) % channels());
+  const Reg index_reg = builder_.vector();
+  builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
+  const Reg bias = builder_.vector();
+  builder_.load(bias, mem, builder_.mask(lane_bits(0, live_channels, plan_.lanes)));
+  const Reg spread = builder_.vector();
+  builder_.permute(spread, bias, index_reg);
+  builder_.binary(Op::add, sums, sums, spread);
+}
+
+void ReductionLanes::store_vector(std::size_t first, std::size_t count, Reg sums,
+                                  std::int64_t live_channels) {
+  if (nest_.contiguous_rows()) {
+    Mem mem{nest_.dst_address(), kWidth, {}};
+    mem.delta[kWidth] =
+        live_.positions[first / channels()].output * plan_.channels +
+        static_cast<std::int32_t>(first % channels());
+    builder_.store(mem, sums,
+                   builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes)));
+    return;
+  }
+  // A store for each position; the lanes before its own are masked off.
+  for (std::size_t l = 0; l < count;) {
+    const std::size_t position = (first + l) / channels();
+    const std::size_t j = (first + l) % channels();
+    const std::size_t end = std::min(count, l + channels() - j);
+    const auto live = static_cast<std::size_t>(live_channels);
+    if (j < live) {
+      Mem mem{nest_.dst_address(), kChannel, {}};
+      mem.delta[kChannel] = static_cast<std::int32_t>(j) - static_cast<std::int32_t>(l);
+      mem.delta[kWidth] = live_.positions[position].output;
+      const std::size_t live_end = std::min(end, l + live - j);
+      builder_.store(mem, sums,
+                     builder_.mask(lane_bits(static_cast<std::int64_t>(l),
+                                             static_cast<std::int64_t>(live_end), plan_.lanes)));
+    }
+    l = end;
+  }
+}
+
+}  // namespace
+
+void lower_reduction_lanes(const Problem& problem, const Plan& plan, Builder& builder) {
+  ReductionLanes(problem, plan, builder).lower();
+}
+
+}  // namespace convt::lowering
