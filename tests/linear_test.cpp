@@ -297,7 +297,8 @@ class Walk {
         ASSERT_FALSE(linear_.always_zero[loop.scalar]) << "backends emit no code for such a loop";
         pointer_[step.stream] += step.bytes;
         if (step.rewind_trip != kNone) {
-          pointer_[step.stream] -= step.rewind * value_[step.rewind_trip];
+          pointer_[step.stream] -=
+              step.rewind * std::max<std::int64_t>(0, value_[step.rewind_trip]);
         }
       }
     }

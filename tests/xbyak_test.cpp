@@ -15,6 +15,7 @@
 #include "compiler/program/abi.hpp"
 #include "compiler/program/builder.hpp"
 #include "compiler/program/interpreter.hpp"
+#include "compiler/program/linear.hpp"
 #include "random_program.hpp"
 
 namespace convt {
@@ -262,6 +263,38 @@ TEST(Xbyak, StreamsRewindBehindLoopsOfScalarTrip) {
   s.builder.end_loop();
   s.builder.store(s.at(s.dst, 0, Affine::of(item), 0), 0);
   expect_same(s.finish());
+}
+
+// The interpreter refuses a negative trip; machine code, where pointers depend on it, makes none.
+TEST(Xbyak, ANegativeTripIsNoTrip) {
+  if (!have_avx512()) GTEST_SKIP() << "no AVX-512 here";
+  std::vector<Memory> results;
+  for (std::int32_t none : {0, -3}) {
+    Sketch s;
+    const TableId table = s.builder.table("trips", 1, {2, none, 1});
+    s.builder.zero(0);
+    const ScalarId item = s.builder.coordinate("item", {3, 0});
+    const ScalarId trips = s.builder.let("trips", table, Affine::of(item), 0);
+    const ScalarId row = s.builder.begin_loop("row", 4);
+    const ScalarId column = s.builder.begin_loop("column", trips);
+    s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, Affine::of(row), Affine::of(column, 5)),
+                     Operand::vector_mem);
+    s.builder.end_loop();
+    s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, Affine::of(row), 0), Operand::vector_mem);
+    s.builder.end_loop();
+    s.builder.store(s.at(s.dst, 3, Affine::of(item), 0), 0);
+    const Program program = s.finish();
+    if (none < 0) {
+      const LinearStage linear = linearise(program, program.stages[0]);
+      const auto rewinds = [](const StreamStep& step) { return step.rewind_trip != kNone; };
+      ASSERT_TRUE(std::any_of(linear.steps.begin(), linear.steps.end(), rewinds));
+    }
+    const Result<Code> code = emit_xbyak(program, "test");
+    ASSERT_TRUE(code.ok());
+    results.emplace_back(program, 1);
+    Executable(*code).run(0, results.back().args(), 0, 3);
+  }
+  EXPECT_EQ(results[1].difference(results[0]), "");
 }
 
 TEST(Xbyak, LoopsOfOneTripAndOfNone) {
@@ -523,6 +556,46 @@ TEST(Xbyak, DisplacementsOfEverySize) {
     s.builder.fma(0, 0, mem, Operand::broadcast_mem);
     s.builder.store(s.out(at++), 0);
   }
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, ConstantsIndexedByALoop) {
+  Sketch s;
+  for (std::uint32_t i = 0; i < 4; ++i) s.builder.constant(words({0x3f800000 + (i << 20)}, 0x1000));
+  const BufferId block = 4;  // the one after the sketch's own
+  const ScalarId i = s.builder.begin_loop("i", 4);
+  Mem mem;
+  mem.address = s.builder.address(block, {Affine::of(i, 16)});
+  s.builder.load(0, mem);
+  s.builder.store(s.at(s.dst, 0, Affine::of(i), 0), 0);
+  s.builder.end_loop();
+  expect_same(s.finish());
+}
+
+// Pointers may pass through addresses more than 4 GiB away, as long as nothing is accessed there.
+TEST(Xbyak, StridesAndValuesBeyond32Bits) {
+  Sketch s;
+  Buffer huge = dense(BufferKind::weights, {1, 1, 64});
+  huge.stride = {std::int64_t{1} << 33, (std::int64_t{1} << 34) + 4, 1};
+  const BufferId weights = s.builder.buffer(huge);
+  const TableId table = s.builder.table("trips", 2, {1, 0});
+  const ScalarId trips = s.builder.let("trips", table, 0, 0);
+  const ScalarId zero = s.builder.let("zero", table, 0, 1);
+  s.builder.zero(0);
+  s.builder.begin_loop("again", 3);
+  const ScalarId plane = s.builder.begin_loop("plane", trips);
+  const ScalarId row = s.builder.begin_loop("row", trips);
+  s.builder.binary(Op::add, 0, 0, s.at(weights, Affine::of(plane), Affine::of(row), 1),
+                   Operand::vector_mem);
+  s.builder.binary(Op::add, 0, 0, s.at(weights, Affine::of(zero), Affine::of(row), 2),
+                   Operand::vector_mem);
+  s.builder.end_loop();
+  s.builder.end_loop();
+  s.builder.end_loop();
+  s.builder.begin_if_equal(zero, std::int64_t{1} << 40);
+  s.builder.zero(0);
+  s.builder.end_if();
+  s.builder.store(s.out(0), 0);
   expect_same(s.finish());
 }
 

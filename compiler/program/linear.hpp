@@ -40,7 +40,7 @@ struct Stream {
   int uses = 0;               ///< operands at that depth
 };
 
-/// stream += bytes - rewind * rewind_trip, at the end of each iteration of a loop.
+/// stream += bytes - rewind * max(0, rewind_trip), at the end of each iteration of a loop.
 struct StreamStep {
   std::int32_t at = 0;  ///< index in code of the end_loop
   StreamId stream = kNone;

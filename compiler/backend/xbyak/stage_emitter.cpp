@@ -39,6 +39,7 @@ const Reg64 arg_begin(Xbyak::Operand::RSI);
 const Reg64 arg_end(Xbyak::Operand::RDX);
 
 constexpr int kHotLoopAlignment = 32;
+constexpr int kMaxSlots = 512;  // one page, so that the frame cannot step over a stack's guard page
 
 bool is_int32(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
 
@@ -78,6 +79,10 @@ StageEmitter::StageEmitter(CodeGenerator& code, const program::Program& program,
       scratch_vector_(find_unused_vector(stage)) {}
 
 std::string StageEmitter::emit() {
+  if (frame_.slots > kMaxSlots) {
+    return "it keeps " + std::to_string(frame_.slots) + " integers on the stack; at most " +
+           std::to_string(kMaxSlots) + " are allowed";
+  }
   Label item;
   Label done;
   emit_entry(done);
@@ -389,18 +394,33 @@ void StageEmitter::emit_steps(std::int32_t at) {
 
 void StageEmitter::emit_step(const StreamStep& step) {
   const Place place = frame_.streams[step.stream];
-  if (held_ == step.stream) forget_pointer();
   with(place, [&](const auto& pointer) { emit_add(pointer, step.bytes); });
-  if (step.rewind_trip == kNone) return;
-  const Place trip = place_of(step.rewind_trip);
-  if (place.kind == Place::Kind::gpr) {
-    emit_add_product(Reg64(place.index), trip, -step.rewind);
-    return;
+  if (step.rewind_trip != kNone) {
+    emit_trips_made(step.rewind_trip);
+    emit_scale_product(-step.rewind);
+    with(place, [&](const auto& pointer) { code_.add(pointer, product); });
   }
-  emit_move(accumulator, place);
-  emit_add_product(accumulator, trip, -step.rewind);
-  code_.mov(slot(place), accumulator);
-  held_ = step.stream;
+  if (held_ == step.stream) forget_pointer();
+}
+
+/// product = how often a loop of this trip ran.
+void StageEmitter::emit_trips_made(ScalarId trip) {
+  emit_move(product, place_of(trip));
+  if (!may_be_negative(trip)) return;
+  forget_pointer();
+  emit_move(accumulator, 0);
+  code_.test(product, product);
+  code_.cmovl(product, accumulator);
+}
+
+bool StageEmitter::may_be_negative(ScalarId id) const {
+  const Scalar& scalar = program_.scalars[id];
+  if (scalar.kind != ScalarKind::let) return false;
+  const program::Table& table = program_.tables[scalar.table];
+  for (std::size_t at = scalar.column; at < table.values.size(); at += table.columns) {
+    if (table.values[at] < 0) return true;
+  }
+  return false;
 }
 
 Address StageEmitter::memory_operand(std::int32_t at) {
@@ -494,6 +514,17 @@ void StageEmitter::emit_add_product(const Reg64& dst, Place place, std::int64_t 
     with(place, [&](const auto& value) { code_.imul(product, value); });
   }
   code_.add(dst, product);
+}
+
+/// product *= factor
+void StageEmitter::emit_scale_product(std::int64_t factor) {
+  if (is_int32(factor)) {
+    code_.imul(product, product, static_cast<int>(factor));
+  } else {
+    forget_pointer();
+    emit_move(accumulator, factor);
+    code_.imul(product, accumulator);
+  }
 }
 
 void StageEmitter::emit_compare(Place place, std::int64_t value) {

@@ -73,6 +73,7 @@ class StageEmitter {
   void emit_stream_init(program::StreamId id);
   void emit_steps(std::int32_t at);
   void emit_step(const program::StreamStep& step);
+  void emit_trips_made(program::ScalarId trip);
   Xbyak::Address memory_operand(std::int32_t at);
   Xbyak::Reg64 pointer(program::StreamId id);
 
@@ -87,11 +88,13 @@ class StageEmitter {
   void emit_add(const Xbyak::Operand& dst, std::int64_t value);
   void emit_add_terms(const Xbyak::Reg64& dst, const program::Affine& affine, std::int64_t factor);
   void emit_add_product(const Xbyak::Reg64& dst, Place place, std::int64_t factor);
+  void emit_scale_product(std::int64_t factor);
   void emit_compare(Place place, std::int64_t value);
   void emit_compare(Place left, Place right);
 
   bool always_zero(program::ScalarId scalar) const { return linear_.always_zero[scalar]; }
   bool never_runs(const program::Inst& loop) const;
+  bool may_be_negative(program::ScalarId scalar) const;
   bool is_innermost(std::int32_t at) const;
   const program::Inst& inst(std::int32_t at) const {
     return stage_.code[static_cast<std::size_t>(at)];
