@@ -1,4 +1,5 @@
 // Bounds: look-ups and accesses, each against its table or axis.
+#include <array>
 #include <string>
 
 #include "compiler/program/verifier_checks.hpp"
@@ -18,6 +19,9 @@ class Bounds {
   Status check() {
     for (const LetUse& let : facts_.lets) {
       if (Status status = check_let(let); !status) return status;
+    }
+    for (const Node& node : facts_.nodes) {
+      if (Status status = check_trip(node); !status) return status;
     }
     for (const AccessGroup& group : facts_.groups) {
       if (Status status = check_group(group); !status) return status;
@@ -64,6 +68,19 @@ class Bounds {
                   "'" + scalar.name + "' reads rows " + std::to_string(answer.low) + ".." +
                       std::to_string(answer.high) + " of table '" + table.name + "', which has " +
                       std::to_string(table.rows()));
+  }
+
+  /// Backends may test a trip against 0 only.
+  Status check_trip(const Node& node) {
+    if (!node.is_loop || node.never_runs) return ok_status();
+    const ScalarId trip = stage_.code[static_cast<std::size_t>(node.begin)].trip_scalar;
+    if (trip == kNone) return ok_status();
+    const std::array<Affine::Term, 1> form{{{trip, 1}}};
+    const Answer answer = prove({form, form, 0, 0, kMaxValue + 1}, node.parent);
+    if (answer.low_inside && answer.high_inside) return ok_status();
+    return defect(program_, stage_, node.begin,
+                  "its trip, '" + program_.scalars[trip].name + "', can be " +
+                      std::to_string(answer.low));
   }
 
   Status check_group(const AccessGroup& group) {

@@ -91,9 +91,10 @@ class Walk {
     const Extent& extent = coordinate.extent;
     ScalarFacts& scalar = facts(coordinate.scalar);
     scalar.bases = coordinate_bit(place);
-    scalar.extent = extent.constant;
+    scalar.extent = std::max<std::int64_t>(extent.constant, 1);
     if (extent.batch_block == 0) {
-      const bool sane = extent.constant >= 1 && extent.constant <= kMaxValue;
+      if (extent.constant == 0) facts_.nodes[0].never_runs = true;
+      const bool sane = extent.constant >= 0 && extent.constant <= kMaxValue;
       return sane || fail("coordinate '" + name(coordinate.scalar) + "' has extent " +
                           std::to_string(extent.constant));
     }
