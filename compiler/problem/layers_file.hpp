@@ -50,8 +50,8 @@ struct Layer {
 };
 
 struct LayerOptions {
-  bool ignore_post = false;      ///< drop every layer's epilogue steps
-  std::optional<Layout> layout;  ///< overrides the layers' own
+  bool ignore_post = false;           ///< drop every layer's epilogue steps
+  std::optional<Layout> layout = {};  ///< overrides the layers' own
 };
 
 /// One layer. The message names the key at fault.
