@@ -262,8 +262,9 @@ void Compilation::finish() {
   // The prediction is the machine code's; interpreted work is always worth its threads.
   kernel.task_us = interpreted_ ? 0 : context_.task_us;
   kernel.pool = context_.pool;
-  kernel.workspaces = std::make_unique<WorkspacePool>(
-      info().workspace_bytes, std::max(context_.pool->threads(), usable_cpus()));
+  // All slices there can be: those that no task uses cost address space only.
+  kernel.workspaces =
+      std::make_unique<WorkspacePool>(info().workspace_bytes, WorkspacePool::kMaxSlices);
   info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
   info().backend = to_string(interpreted_ ? Backend::interpreter : Backend::xbyak);
   info().target = kernel.target.to_text();
@@ -308,7 +309,7 @@ Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
 std::size_t kept_bytes(const KernelState& kernel) {
   std::size_t bytes = sizeof kernel + kernel.info.code_bytes + 1024;  // and some for its texts
   bytes += kernel.info.rejected.size() * (sizeof(PlanCandidate) + 128);
-  if (kernel.workspaces) bytes += kernel.workspaces->total_bytes();
+  bytes += kernel.workspaces->slice_bytes() * static_cast<std::size_t>(kernel.pool->threads());
   if (!kernel.program) return bytes;
   for (const program::Stage& stage : kernel.program->stages) {
     bytes += stage.code.size() * sizeof(program::Inst);

@@ -1,6 +1,5 @@
 #include <convt/layer.hpp>
 
-
 namespace convt {
 namespace {
 

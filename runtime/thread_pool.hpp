@@ -13,7 +13,8 @@ struct pthreadpool;
 
 namespace convt {
 
-/// How many CPUs this process may use (its affinity mask, not the machine).
+/// How many CPUs this process may use: its affinity mask and its container's quota, not the
+/// machine. Reads files; ask once.
 int usable_cpus();
 
 /// Started at the first loop that needs it. Loops of several callers take turns, each with all

@@ -15,17 +15,14 @@ WorkspacePool::WorkspacePool(std::size_t slice_bytes, int slices)
       all_(slices >= kMaxSlices ? ~std::uint64_t{0} : (std::uint64_t{1} << slices) - 1),
       free_(all_) {
   if (slice_bytes_ == 0) return;
-  memory_.reset(std::aligned_alloc(kAlignment, total_bytes()));
+  const auto count = static_cast<std::size_t>(std::popcount(all_));
+  memory_.reset(std::aligned_alloc(kAlignment, slice_bytes_ * count));
   if (!memory_) throw std::bad_alloc();
   register_for_forks();
 }
 
 WorkspacePool::~WorkspacePool() {
   if (memory_) unregister_for_forks();
-}
-
-std::size_t WorkspacePool::total_bytes() const {
-  return slice_bytes_ * static_cast<std::size_t>(std::popcount(all_));
 }
 
 int WorkspacePool::acquire() {

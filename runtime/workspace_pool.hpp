@@ -24,7 +24,6 @@ class WorkspacePool final : private ForkAware {
   ~WorkspacePool();
 
   [[nodiscard]] std::size_t slice_bytes() const { return slice_bytes_; }  ///< in whole kAlignments
-  [[nodiscard]] std::size_t total_bytes() const;
 
   /// Holds a slice for the length of a task.
   class Slice {

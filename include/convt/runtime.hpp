@@ -25,8 +25,8 @@ const char* to_string(Backend backend);
 struct Options {
   Backend backend = Backend::automatic;
   bool strict = false;  ///< refuse plans with under 25% useful lanes instead of running them slowly
-  std::string plan;     ///< plan to use, as KernelInfo::plan prints it; empty: convt chooses
-  std::string isa;      ///< "scalar", "avx2", "avx512": compile for this; empty: for this machine
+  std::string plan{};   ///< plan to use, as KernelInfo::plan prints it; empty: convt chooses
+  std::string isa{};    ///< "scalar", "avx2", "avx512": compile for this; empty: for this machine
 
   bool operator==(const Options&) const = default;
 };
