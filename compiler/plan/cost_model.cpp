@@ -69,6 +69,10 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
       const double blocks = std::ceil(products.positions / plan.lanes) * vectors;
       counts.stores = blocks * plan.lanes * 1.5;
       counts.shuffles = blocks * plan.lanes * 4;
+      // The transpose works on whole quads of rows, with a few registers on top.
+      const double rows = std::min<double>(products.positions, plan.lanes);
+      counts.registers = std::max(counts.registers, counts.accumulators + 4 +
+                                                        static_cast<int>(std::ceil(rows / 4) * 4 - rows));
     } else {
       counts.stores = counts.accumulators * plan.lanes * 2.0;
       counts.shuffles = counts.accumulators * plan.lanes;
@@ -207,7 +211,9 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
   for (const TileBody& body : tiling.bodies) {
     bodies.push_back(count_body(problem, plan, body));
     const BodyCounts& counts = bodies.back();
-    cost.vector_registers = std::max(cost.vector_registers, counts.registers);
+    // Without mask registers, masks and the temporaries of merging take vector registers.
+    const int for_masks = target.mask_registers == 0 ? 3 : 0;
+    cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
     const double steps = plan.family == Family::reduction_lanes || plan.family == Family::group_lanes
                              ? std::min(ic, 2.0)
                          : ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll)
