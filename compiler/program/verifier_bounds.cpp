@@ -78,9 +78,9 @@ class Bounds {
     const std::array<Affine::Term, 1> form{{{trip, 1}}};
     const Answer answer = prove({form, form, 0, 0, kMaxValue + 1}, node.parent);
     if (answer.low_inside && answer.high_inside) return ok_status();
-    return defect(program_, stage_, node.begin,
-                  "its trip, '" + program_.scalars[trip].name + "', can be " +
-                      std::to_string(answer.low));
+    return defect(
+        program_, stage_, node.begin,
+        "its trip, '" + program_.scalars[trip].name + "', can be " + std::to_string(answer.low));
   }
 
   Status check_group(const AccessGroup& group) {

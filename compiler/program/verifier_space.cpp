@@ -288,6 +288,26 @@ bool Spaces::is_linear(ScalarId scalar, BaseSet enumerated) const {
   return (base_of(scalar).bit & enumerated) == 0;
 }
 
+Interval Spaces::range_at(Terms terms, SelectionId selection, std::size_t point) {
+  const std::size_t space = selections_[static_cast<std::size_t>(selection)].space;
+  const BaseSet enumerated = spaces_[space].enumerated;
+  Interval sum{0, 0, false};
+  for (const Affine::Term& term : terms) {
+    if (!is_linear(term.scalar, enumerated)) {
+      const std::int64_t value = term.coefficient * column(selection, term.scalar)[point];
+      sum.low += value;
+      sum.high += value;
+      continue;
+    }
+    const Base base = base_of(term.scalar);
+    const std::int64_t trip =
+        base.trip_scalar == kNone ? base.trip : column(selection, base.trip_scalar)[point];
+    const std::int64_t far = term.coefficient * (trip - 1);
+    (far < 0 ? sum.low : sum.high) += far;
+  }
+  return sum;
+}
+
 /// Least and greatest sum over the points. Selected points have trips of at least 1.
 Interval Spaces::sum_terms(Terms terms, SelectionId selection, BaseSet enumerated) {
   const std::vector<std::int32_t>& selected = points(selection);

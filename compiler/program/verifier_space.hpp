@@ -49,6 +49,14 @@ class Spaces {
   /// it out is conservative.
   Interval range(Terms terms, std::int32_t node, std::int64_t limit);
 
+  /// Values of the form at one point of a selection; what is not enumerated there varies.
+  Interval range_at(Terms terms, SelectionId selection, std::size_t point);
+
+  /// Adds to `enumerated` and `component` the bases of conditions at `node` that share some with
+  /// `component`, unless that makes more than `limit` points.
+  void join_conditions(BaseSet& component, BaseSet& enumerated, std::int32_t node,
+                       std::int64_t limit) const;
+
   /// The points of the bases in `enumerated` at which `node` runs, as far as they decide that.
   SelectionId select(BaseSet enumerated, std::int32_t node);
   [[nodiscard]] const std::vector<std::int32_t>& points(SelectionId selection) const;
@@ -90,8 +98,6 @@ class Spaces {
   SelectionId select_in(std::size_t space, std::int32_t node);
   SelectionId refine(SelectionId outer, std::int32_t node);
 
-  void join_conditions(BaseSet& component, BaseSet& enumerated, std::int32_t node,
-                       std::int64_t limit) const;
   Interval component_range(Terms terms, BaseSet enumerated, std::int32_t node);
   [[nodiscard]] bool is_linear(ScalarId scalar, BaseSet enumerated) const;
   Interval sum_terms(Terms terms, SelectionId selection, BaseSet enumerated);
