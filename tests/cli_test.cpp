@@ -267,7 +267,7 @@ TEST_F(CliTest, VersionIsTheLibrarys) {
 }
 
 TEST_F(CliTest, BadCommandLinesAreRefused) {
-  expect_refused({}, {"subcommand"});
+  expect_refused({}, {"command"});
   expect_refused({"nonsense"}, {"nonsense"});
   expect_refused({"run"}, {"--layer"});
   expect_refused({"run", "--layer", kLayer, "--layout", "chwn"}, {"--layout", "chwn"});

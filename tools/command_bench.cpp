@@ -263,7 +263,7 @@ Result<int> bench(const BenchOptions& options) {
     status = write_json(options, *machine, rows);
     if (!status.ok()) return status.error();
   }
-  if (defects > 0) fmt::print("{} layers beat the roof: the roof is wrong\n", defects);
+  if (defects > 0) fmt::print("DEFECT: the roof is wrong for {} of the layers\n", defects);
   return defects == 0 ? kExitWell : kExitCheckFailed;
 }
 

@@ -1,4 +1,5 @@
 // convt dump: a layer's kernel at the stages of its making.
+#include <algorithm>
 #include <memory>
 
 #include <fmt/format.h>
@@ -23,13 +24,18 @@ void print_plan(const Kernel& kernel) {
 Status print_program(const Kernel& kernel) {
   const Result<std::string> text = kernel.program_text();
   if (!text.ok()) return text.error();
-  fmt::print("{}", *text);
+  fmt::print("{}{}", *text, text->ends_with('\n') ? "" : "\n");
   return ok_status();
 }
 
 std::vector<CodeNote> make_notes(const Code& code) {
   std::vector<CodeNote> notes;
+  for (std::size_t stage = 0; stage < code.stage_entries.size(); ++stage) {
+    notes.push_back({code.stage_entries[stage], fmt::format("stage {}", stage)});
+  }
   for (const Code::Role& role : code.roles) notes.push_back({role.offset, role.text});
+  std::stable_sort(notes.begin(), notes.end(),
+                   [](const CodeNote& a, const CodeNote& b) { return a.offset < b.offset; });
   return notes;
 }
 

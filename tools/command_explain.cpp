@@ -26,9 +26,9 @@ std::string bytes_text(std::size_t bytes) {
 std::string percent(double share) { return fmt::format("{:.0f}%", 100 * share); }
 
 void print_times(const Layer& layer, const KernelInfo& info, Machine* machine) {
-  const auto images = static_cast<double>(layer.batch);
-  fmt::print("predicted  {} ({} an image), {} of the lanes' multiply-adds useful\n",
-             time_text(images * info.predicted_us), time_text(info.predicted_us),
+  const double predicted_us = static_cast<double>(layer.batch) * info.predicted_us;
+  fmt::print("predicted  {}{}, {} of the lanes' multiply-adds useful\n", time_text(predicted_us),
+             layer.batch == 1 ? "" : fmt::format(" ({} an image)", time_text(info.predicted_us)),
              percent(info.useful_lanes));
   if (machine == nullptr) return;
   const Work work = work_of(layer.problem, layer.batch);

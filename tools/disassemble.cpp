@@ -1,6 +1,7 @@
 #include "tools/disassemble.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <iterator>
 #include <map>
@@ -20,28 +21,61 @@ struct Line {
   std::optional<std::size_t> constant;  ///< offset of a constant that it reads
 };
 
-// Addresses are offsets: the code is taken to stand at 0.
-std::optional<std::size_t> target_of(const ZydisDisassembledInstruction& instruction,
-                                     const ZydisDecodedOperand& operand) {
-  ZyanU64 address = 0;
-  const bool known = ZYAN_SUCCESS(
-      ZydisCalcAbsoluteAddress(&instruction.info, &operand, instruction.runtime_address, &address));
-  return known ? std::optional<std::size_t>(address) : std::nullopt;
-}
-
-Line make_line(const ZydisDisassembledInstruction& instruction) {
-  Line line{instruction.runtime_address, instruction.text, std::nullopt, std::nullopt};
-  for (int i = 0; i < instruction.info.operand_count_visible; ++i) {
-    const ZydisDecodedOperand& operand = instruction.operands[i];
-    if (operand.type == ZYDIS_OPERAND_TYPE_IMMEDIATE && operand.imm.is_relative != 0) {
-      line.branch_target = target_of(instruction, operand);
-    } else if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY &&
-               operand.mem.base == ZYDIS_REGISTER_RIP) {
-      line.constant = target_of(instruction, operand);
-    }
+/// Zydis set up for the kernels' code. Addresses are offsets: the code is taken to stand at 0.
+class Decoder {
+ public:
+  Decoder() {
+    ZydisDecoderInit(&decoder_, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    ZydisFormatterInit(&formatter_, ZYDIS_FORMATTER_STYLE_INTEL);
+    ZydisFormatterSetProperty(&formatter_, ZYDIS_FORMATTER_PROP_IMM_SIGNEDNESS,
+                              ZYDIS_SIGNEDNESS_SIGNED);
+    ZydisFormatterSetProperty(&formatter_, ZYDIS_FORMATTER_PROP_HEX_UPPERCASE, ZYAN_FALSE);
+    ZydisFormatterSetProperty(&formatter_, ZYDIS_FORMATTER_PROP_ADDR_PADDING_ABSOLUTE,
+                              ZYDIS_PADDING_DISABLED);
   }
-  return line;
-}
+
+  /// The instruction at `at`, or nothing if there is none. `length` is set with it.
+  std::optional<Line> decode(std::span<const std::uint8_t> code, std::size_t at,
+                             std::size_t* length) {
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder_, code.data() + at, code.size() - at,
+                                             &instruction_, operands_.data()))) {
+      return std::nullopt;
+    }
+    *length = instruction_.length;
+    Line line{at, format(at), std::nullopt, std::nullopt};
+    for (std::size_t i = 0; i < instruction_.operand_count_visible; ++i) {
+      const ZydisDecodedOperand& operand = operands_[i];
+      if (operand.type == ZYDIS_OPERAND_TYPE_IMMEDIATE && operand.imm.is_relative != 0) {
+        line.branch_target = target_of(operand, at);
+      } else if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY &&
+                 operand.mem.base == ZYDIS_REGISTER_RIP) {
+        line.constant = target_of(operand, at);
+      }
+    }
+    return line;
+  }
+
+ private:
+  std::string format(std::size_t at) {
+    std::array<char, 256> text{};
+    ZydisFormatterFormatInstruction(&formatter_, &instruction_, operands_.data(),
+                                    instruction_.operand_count_visible, text.data(), text.size(),
+                                    at, nullptr);
+    return text.data();
+  }
+
+  std::optional<std::size_t> target_of(const ZydisDecodedOperand& operand, std::size_t at) {
+    ZyanU64 address = 0;
+    const bool known =
+        ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(&instruction_, &operand, at, &address));
+    return known ? std::optional<std::size_t>(address) : std::nullopt;
+  }
+
+  ZydisDecoder decoder_{};
+  ZydisFormatter formatter_{};
+  ZydisDecodedInstruction instruction_{};
+  std::array<ZydisDecodedOperand, ZYDIS_MAX_OPERAND_COUNT> operands_{};
+};
 
 // What assemblers put between code and data: no instructions of the kernel.
 bool is_padding(std::span<const std::uint8_t> bytes) {
@@ -50,23 +84,17 @@ bool is_padding(std::span<const std::uint8_t> bytes) {
 }
 
 std::vector<Line> decode(std::span<const std::uint8_t> code) {
+  Decoder decoder;
   std::vector<Line> lines;
-  std::size_t at = 0;
-  while (at < code.size()) {
-    const std::span<const std::uint8_t> rest = code.subspan(at);
-    if (is_padding(rest)) {
-      lines.push_back({at, fmt::format("; {} bytes of padding", rest.size()), {}, {}});
+  std::size_t length = 0;
+  for (std::size_t at = 0; at < code.size(); at += length) {
+    if (is_padding(code.subspan(at))) {
+      lines.push_back({at, fmt::format("; padding, {} B", code.size() - at), {}, {}});
       break;
     }
-    ZydisDisassembledInstruction instruction;
-    if (!ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, at, rest.data(),
-                                            rest.size(), &instruction))) {
-      lines.push_back({at, fmt::format("db {:#04x}", rest[0]), {}, {}});
-      ++at;
-      continue;
-    }
-    lines.push_back(make_line(instruction));
-    at += instruction.info.length;
+    const std::optional<Line> line = decoder.decode(code, at, &length);
+    if (!line) length = 1;
+    lines.push_back(line ? *line : Line{at, fmt::format("db {:#04x}", code[at]), {}, {}});
   }
   return lines;
 }
@@ -83,16 +111,20 @@ Labels make_labels(const std::vector<Line>& lines) {
   return labels;
 }
 
-// "jnz 0x0000000000000040" -> "jnz L3"
-std::string with_label(const Line& line, const Labels& labels) {
-  const std::size_t space = line.text.find_last_of(' ');
-  return line.text.substr(0, space + 1) + labels.at(*line.branch_target);
+/// Replaces the address (a number as Zydis prints it) by a name.
+std::string with_name(std::string text, std::size_t address, const std::string& name) {
+  const std::string number = fmt::format("{:#x}", address);
+  const std::size_t at = text.rfind(number);
+  return at == std::string::npos ? text + " ; " + name : text.replace(at, number.size(), name);
 }
 
 std::string instruction_text(const Line& line, const Labels& labels, std::size_t constants_offset) {
-  if (line.branch_target) return with_label(line, labels);
+  if (line.branch_target) {
+    return with_name(line.text, *line.branch_target, labels.at(*line.branch_target));
+  }
   if (line.constant && *line.constant >= constants_offset) {
-    return fmt::format("{:<58} ; constants+{:#x}", line.text, *line.constant - constants_offset);
+    return with_name(line.text, *line.constant,
+                     fmt::format("constants+{:#x}", *line.constant - constants_offset));
   }
   return line.text;
 }

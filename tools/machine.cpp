@@ -23,6 +23,8 @@ double seconds_since(Clock::time_point start) {
 
 constexpr std::int64_t kSmallestSet = 16 << 10;
 constexpr std::int64_t kLargestSet = 256 << 20;
+constexpr std::int64_t kSmallestStreamed = 512
+                                           << 10;  // streaming what fits a cache is never faster
 
 /// Calls body(thread) on `threads` threads that start together.
 void run_together(int threads, const std::function<void(int)>& body) {
@@ -82,7 +84,7 @@ FmaPeak measure_peak(const MachineKernels& kernels, int threads) {
 
 /// Memory that all bandwidth measurements use, in parts of one per thread.
 std::byte* arena() {
-  // Some more than the largest set: streams are set apart from each other (see measure_sweep).
+  // Some more than the largest set: streams are set apart from each other.
   static FloatBuffer memory(static_cast<std::int64_t>((kLargestSet + (1 << 20)) / sizeof(float)));
   static const bool touched = [] {
     std::fill_n(memory.data(), memory.size(), 1.0F);
@@ -92,36 +94,58 @@ std::byte* arena() {
   return reinterpret_cast<std::byte*>(memory.data());
 }
 
-/// GB/s of one way to move bytes, the best of several runs of a few milliseconds.
-double measure_sweep(const MachineKernels& kernels, const Sweep& sweep, std::int64_t set_bytes,
-                     int threads) {
-  // Streams at equal offsets within 4 KiB would make loads wait for unrelated stores.
+constexpr std::size_t kVectorsAStep = 4;
+
+/// From begin to end in one go, or in four parts side by side: which is faster depends on the
+/// prefetchers.
+Path make_path(const MachineKernels& kernels, std::size_t bytes, bool in_parts) {
+  const std::size_t vector = sizeof(float) * static_cast<std::size_t>(kernels.lanes);
+  const std::size_t steps = bytes / (kVectorsAStep * vector);
+  if (in_parts) return {bytes / kVectorsAStep, vector, steps};
+  return {vector, kVectorsAStep * vector, steps};
+}
+
+/// What is measured, and where.
+struct Experiment {
+  Sweep sweep;
+  bool in_parts = false;
+  std::int64_t set_bytes = 0;
+  int place = 0;  ///< different ones lie in different pages: some suit a cache better
+};
+
+/// GB/s, the best of several runs of about a millisecond on all threads.
+double measure_sweep(const MachineKernels& kernels, const Experiment& experiment, int threads) {
+  // Arrays at equal offsets within 4 KiB would make loads wait for unrelated stores.
   constexpr std::size_t kApart = 1024 + 64;
+  constexpr std::size_t kGranule = 1024;
   constexpr double kRunSeconds = 0.5e-3;
-  constexpr int kRuns = 12;
-  const SweepLoop loop = kernels.sweep(sweep);
+  constexpr int kRuns = 8;
+  const SweepLoop loop = kernels.sweep(experiment.sweep);
   if (loop == nullptr) return 0;
-  const auto streams = static_cast<std::size_t>(sweep.reads + sweep.writes);
-  const std::size_t part = static_cast<std::size_t>(set_bytes) / static_cast<std::size_t>(threads);
-  const std::size_t bytes = std::max(part / streams / kSweepStep, std::size_t{1}) * kSweepStep;
-  std::byte* const memory = arena();
+  const auto arrays = static_cast<std::size_t>(experiment.sweep.reads + experiment.sweep.writes);
+  const std::size_t part =
+      static_cast<std::size_t>(experiment.set_bytes) / static_cast<std::size_t>(threads);
+  const std::size_t bytes = std::max(part / arrays / kGranule, std::size_t{1}) * kGranule;
+  const Path path = make_path(kernels, bytes, experiment.in_parts);
+  const std::size_t places = static_cast<std::size_t>(kLargestSet / experiment.set_bytes);
+  std::byte* const memory = arena() + static_cast<std::size_t>(experiment.place) % places *
+                                          static_cast<std::size_t>(experiment.set_bytes);
 
   std::vector<double> each(static_cast<std::size_t>(threads));
   run_together(threads, [&](int thread) {
-    const auto stream = [&](std::size_t index) {
-      return memory + static_cast<std::size_t>(thread) * (part + 4 * kApart) +
+    const auto array = [&](std::size_t index) {
+      return memory + static_cast<std::size_t>(thread) * (part + arrays * kApart) +
              index * (bytes + kApart);
     };
-    const auto once = [&] { loop(stream(0), stream(1), stream(streams - 1), bytes); };
+    const auto once = [&] { loop(array(0), array(1), array(arrays - 1), path); };
     once();
     const double estimate = std::max(best_time(2, once), 1e-9);
     const int passes = static_cast<int>(std::clamp(kRunSeconds / estimate, 1.0, 1e5));
-    const int runs = estimate > kRunSeconds ? kRuns / 3 : kRuns;
-    const double seconds = best_time(runs, [&] {
+    const double seconds = best_time(estimate > kRunSeconds ? kRuns / 2 : kRuns, [&] {
       for (int pass = 0; pass < passes; ++pass) once();
     });
     each[static_cast<std::size_t>(thread)] =
-        static_cast<double>(bytes * streams) * passes / seconds * 1e-9;
+        static_cast<double>(bytes * arrays) * passes / seconds * 1e-9;
   });
   double gbs = 0;
   for (const double one : each) gbs += one;
@@ -165,18 +189,21 @@ const std::vector<std::int64_t>& Machine::working_sets() {
   return sets;
 }
 
-void Machine::measure_point(std::size_t set, std::size_t mix) {
-  const MachineKernels& kernels = *machine_kernels();
+void Machine::measure_point(std::size_t set, std::size_t mix, int place) {
   double& gbs = gbs_[set][mix];
+  Experiment experiment{kMixes[mix], false, working_sets()[set], place};
   for (const bool streaming : {false, true}) {
-    Sweep sweep = kMixes[mix];
-    sweep.streaming = streaming;
-    gbs = std::max(gbs, measure_sweep(kernels, sweep, working_sets()[set], threads_));
+    if (streaming && working_sets()[set] < kSmallestStreamed) continue;
+    for (const bool in_parts : {false, true}) {
+      experiment.sweep.streaming = streaming;
+      experiment.in_parts = in_parts;
+      gbs = std::max(gbs, measure_sweep(*machine_kernels(), experiment, threads_));
+    }
   }
 }
 
 double Machine::point(std::size_t set, std::size_t mix) {
-  if (gbs_[set][mix] == 0) measure_point(set, mix);
+  if (gbs_[set][mix] == 0) measure_point(set, mix, 0);
   // A smaller set is never slower: what was measured lower there was disturbed.
   double gbs = 0;
   for (std::size_t larger = set; larger < gbs_.size(); ++larger) {
@@ -219,7 +246,9 @@ void Machine::measure_again(double bytes, double write_share) {
   const Place place = place_of(bytes, write_share);
   const auto below = static_cast<std::size_t>(place.set);
   for (std::size_t set = below; set <= std::min(below + 1, gbs_.size() - 1); ++set) {
-    for (std::size_t mix = place.mix; mix <= place.mix + 1; ++mix) measure_point(set, mix);
+    for (std::size_t mix = place.mix; mix <= place.mix + 1; ++mix) {
+      for (int other = 1; other <= 3; ++other) measure_point(set, mix, other);
+    }
   }
 }
 

@@ -69,7 +69,7 @@ class Machine {
   };
   static Place place_of(double bytes, double write_share);
 
-  void measure_point(std::size_t set, std::size_t mix);
+  void measure_point(std::size_t set, std::size_t mix, int place);
   double point(std::size_t set, std::size_t mix);
   double at_mix(double set, std::size_t mix);
 

@@ -10,13 +10,19 @@ namespace convt::tools {
 /// previous one, and there are more registers than the latency of the units can keep waiting.
 using FmaLoop = void (*)(std::int64_t rounds);
 
-/// Goes once over `bytes` bytes of each stream (a multiple of kSweepStep).
+/// One way through the memory of a sweep: four vectors at a time, `apart` bytes from each other,
+/// then `advance` bytes on, `steps` times.
+struct Path {
+  std::size_t apart = 0;
+  std::size_t advance = 0;
+  std::size_t steps = 0;
+};
+
+/// Goes once over all of its streams: writes what it reads (with two streams, made of both).
 using SweepLoop = void (*)(const std::byte* read0, const std::byte* read1, std::byte* write,
-                           std::size_t bytes);
+                           Path path);
 
-inline constexpr std::size_t kSweepStep = 256;
-
-/// A way to move bytes: so many streams of each kind, with ordinary or with streaming stores.
+/// A way to move bytes: so many arrays of each kind, with ordinary or with streaming stores.
 struct Sweep {
   int reads = 1;
   int writes = 0;
@@ -24,7 +30,7 @@ struct Sweep {
 };
 
 struct MachineKernels {
-  int lanes = 0;
+  int lanes = 0;  ///< of 4 bytes
   int fma_chains = 0;
   FmaLoop fma = nullptr;
   /// Null for a combination that does not exist.

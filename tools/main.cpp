@@ -1,8 +1,10 @@
 // The `convt` command: parses, dispatches, and turns every failure into a message and a status.
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <span>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -21,6 +23,15 @@ int fail(std::string_view message) noexcept {
   return kExitBadInput;
 }
 
+constexpr const char* kSeeHelp = "See 'convt --help' and 'convt <command> --help'.";
+
+/// CLI11 says of a wrong command only that one is missing.
+bool is_unknown_command(std::span<const Command> commands, std::string_view argument) {
+  return !argument.starts_with('-') &&
+         std::none_of(commands.begin(), commands.end(),
+                      [&](const Command& command) { return command.app->get_name() == argument; });
+}
+
 int dispatch(int argc, char** argv) {
   CLI::App app{"convt: a just-in-time compiler for transposed convolution", "convt"};
   app.require_subcommand(1);
@@ -29,12 +40,16 @@ int dispatch(int argc, char** argv) {
   const std::array<Command, 6> commands{make_demo_command(app),    make_run_command(app),
                                         make_explain_command(app), make_dump_command(app),
                                         make_verify_command(app),  make_bench_command(app)};
+  if (argc < 2) return fail(fmt::format("a command is needed\n{}", kSeeHelp));
+  if (is_unknown_command(commands, argv[1])) {
+    return fail(fmt::format("there is no command '{}'\n{}", argv[1], kSeeHelp));
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
     return app.exit(request);
   } catch (const CLI::ParseError& error) {
-    return fail(fmt::format("{}\nSee 'convt --help' and 'convt <command> --help'.", error.what()));
+    return fail(fmt::format("{}\n{}", error.what(), kSeeHelp));
   }
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
