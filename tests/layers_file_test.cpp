@@ -108,6 +108,15 @@ TEST(ParseLayer, RefusesWhatIsNoLayer) {
   EXPECT_EQ(error("{\"in\": [1, 2, 3, 4]}"), "key 'in': must have 1, 2 or 3 lengths, got 4");
 }
 
+TEST(ParseLayer, RefusesDeepNestingWithoutRecursion) {
+  std::string deep = "{\"ic\": ";
+  deep.append(1000000, '[');
+  deep.append(1000000, ']');
+  const Result<Layer> layer = parse_layer(deep + "}");
+  ASSERT_FALSE(layer.ok());
+  EXPECT_EQ(layer.error().message, "values nest deeper than 32 levels");
+}
+
 TEST(ParseLayer, NamesTheMissingKey) {
   EXPECT_EQ(message("\"ic\": 512,", ""), "key 'ic': is missing");
   EXPECT_EQ(message("\"oc\": 256,", ""), "key 'oc': is missing");

@@ -5,6 +5,7 @@
 
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "arbitrary_problem.hpp"
@@ -16,7 +17,8 @@ namespace {
 struct Pair {
   std::int64_t i = 0;
   std::int64_t k = 0;
-  auto operator<=>(const Pair&) const = default;
+  bool operator==(const Pair&) const = default;
+  bool operator<(const Pair& other) const { return std::tie(i, k) < std::tie(other.i, other.k); }
 };
 
 std::string text(const Axis& axis) {

@@ -292,12 +292,16 @@ Result<Json> parse_object(std::string_view text) {
   // The parser keeps the last of two equal keys; a layer that says two things is refused instead.
   std::set<std::string> seen;
   std::string twice;
+  // Values nest without end in hostile text only; copying and printing them would recurse as deep.
+  constexpr int kDeepest = 32;
+  bool too_deep = false;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth == 1 && event == Json::parse_event_t::key) {
       const auto& key = parsed.get_ref<const std::string&>();
       if (!seen.insert(key).second && twice.empty()) twice = key;
     }
-    return true;
+    if (depth > kDeepest) too_deep = true;
+    return depth <= kDeepest;  // what is refused here is never built
   };
   Json object;
   try {
@@ -312,6 +316,10 @@ Result<Json> parse_object(std::string_view text) {
       what.replace(line, kLine.size(), "at ");
     }
     return Error{ErrorCode::invalid_argument, "not valid JSON: " + what};
+  }
+  if (too_deep) {
+    return Error{ErrorCode::invalid_argument,
+                 "values nest deeper than " + std::to_string(kDeepest) + " levels"};
   }
   if (!object.is_object()) {
     return Error{ErrorCode::invalid_argument,

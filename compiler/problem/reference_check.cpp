@@ -26,7 +26,9 @@ struct Site {
   std::int64_t co = 0;
   Position o{};
 
-  auto operator<=>(const Site&) const = default;
+  bool operator<(const Site& other) const {
+    return std::tie(n, co, o) < std::tie(other.n, other.co, other.o);
+  }
 };
 
 std::string position_text(const Problem& problem, const Position& at) {
