@@ -37,11 +37,13 @@ class ChannelLanes {
   void lower_body(const TileBody& body);
   void emit_channel(const TileBody& body, int unrolled, const Mem& src, const Mem& weights);
   void emit_products(const std::vector<Product>& products, const Mem& src, const Mem& weights);
-  void add_bias(std::int64_t channels);
-  void store_channels_last(std::int64_t channels);
-  void store_channels_first(std::int64_t channels);
-  void store_scattered(std::int64_t channels);
-  Reg channel_mask(std::int64_t channels, std::size_t v);
+  void add_bias();
+  void store_channels_last();
+  void store_channels_first();
+  void store_scattered();
+  /// Channels [0, end) of the tile in full tiles, in partial ones up to their last.
+  void store_channel(std::int64_t channel, const Mem& mem, Reg value, Reg mask);
+  void store_vector(std::size_t v, std::int64_t channels);
 
   const Problem& problem_;
   const Plan& plan_;
@@ -71,16 +73,14 @@ void ChannelLanes::lower_body(const TileBody& body) {
                        });
     nest_.end_taps();
   }
-  nest_.for_oc_tile([&](std::int64_t channels) {
-    add_bias(channels);
-    if (problem_.layout == Layout::nhwc) {
-      store_channels_last(channels);
-    } else if (plan_.phases == Phases::all) {
-      store_channels_first(channels);
-    } else {
-      store_scattered(channels);
-    }
-  });
+  add_bias();
+  if (problem_.layout == Layout::nhwc) {
+    store_channels_last();
+  } else if (plan_.phases == Phases::all) {
+    store_channels_first();
+  } else {
+    store_scattered();
+  }
 }
 
 /// The products of one input channel, as many taps at a time as there are registers for their weights.
@@ -166,43 +166,59 @@ void ChannelLanes::emit_products(const std::vector<Product>& products, const Mem
   }
 }
 
-Reg ChannelLanes::channel_mask(std::int64_t channels, std::size_t v) {
-  const std::int64_t left = channels - static_cast<std::int64_t>(v) * plan_.lanes;
-  return left >= plan_.lanes ? program::kNone : builder_.mask(lane_bits(0, left, plan_.lanes));
-}
-
-void ChannelLanes::add_bias(std::int64_t channels) {
+void ChannelLanes::add_bias() {
   if (!problem_.bias) return;
   for (std::size_t v = 0; v < vectors(); ++v) {
-    if (static_cast<std::int64_t>(v) * plan_.lanes >= channels) break;
-    Mem mem{nest_.bias_address(), 0, {}};
-    mem.delta[0] = static_cast<std::int32_t>(v) * plan_.lanes;
     const Reg bias = builder_.vector();
-    builder_.load(bias, mem, channel_mask(channels, v));
+    nest_.load_bias(bias, static_cast<std::int64_t>(v) * plan_.lanes, plan_.lanes);
     for (std::size_t p = 0; p < positions_.size(); ++p)
       builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
   }
 }
 
-void ChannelLanes::store_channels_last(std::int64_t channels) {
+void ChannelLanes::store_channels_last() {
   for (std::size_t v = 0; v < vectors(); ++v) {
-    if (static_cast<std::int64_t>(v) * plan_.lanes >= channels) break;
-    const Reg mask = channel_mask(channels, v);
-    for (std::size_t p = 0; p < positions_.size(); ++p) {
-      Mem mem{nest_.dst_address(), kChannel, {}};
-      mem.delta[kChannel] = static_cast<std::int32_t>(v) * plan_.lanes;
-      mem.delta[kWidth] = positions_[p].output;
-      builder_.store(mem, acc(p, v), mask);
+    const std::int64_t end = (static_cast<std::int64_t>(v) + 1) * plan_.lanes;
+    if (end <= nest_.sure_channels()) {
+      store_vector(v, end);
+      continue;
     }
+    nest_.when_full([&] { store_vector(v, nest_.tile_channels()); });
+    nest_.when_partial([&] { store_vector(v, nest_.sure_channels()); });
+  }
+}
+
+/// Stores what vector v holds of the tile's first `channels` channels.
+void ChannelLanes::store_vector(std::size_t v, std::int64_t channels) {
+  const std::int64_t first = static_cast<std::int64_t>(v) * plan_.lanes;
+  if (channels <= first) return;
+  const Reg mask = channels - first >= plan_.lanes
+                       ? program::kNone
+                       : builder_.mask(lane_bits(0, channels - first, plan_.lanes));
+  for (std::size_t p = 0; p < positions_.size(); ++p) {
+    Mem mem{nest_.dst_address(), kChannel, {}};
+    mem.delta[kChannel] = static_cast<std::int32_t>(first);
+    mem.delta[kWidth] = positions_[p].output;
+    builder_.store(mem, acc(p, v), mask);
+  }
+}
+
+/// A store to the plane of one channel of the tile; skipped in tiles without that channel.
+void ChannelLanes::store_channel(std::int64_t channel, const Mem& mem, Reg value, Reg mask) {
+  if (channel < nest_.sure_channels()) {
+    builder_.store(mem, value, mask);
+  } else if (channel < nest_.tile_channels()) {
+    nest_.when_full([&] { builder_.store(mem, value, mask); });
   }
 }
 
 /// Transposes `lanes` consecutive outputs of one channel vector at a time.
-void ChannelLanes::store_channels_first(std::int64_t channels) {
+void ChannelLanes::store_channels_first() {
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
   for (std::size_t v = 0; v < vectors(); ++v) {
-    const std::int64_t first_channel = static_cast<std::int64_t>(v) * plan_.lanes;
-    if (first_channel >= channels) break;
+    const std::size_t first = v * lanes;
+    const auto channels = static_cast<std::size_t>(nest_.tile_channels());
+    if (first >= channels) break;
     for (std::size_t begin = 0; begin < positions_.size(); begin += lanes) {
       const std::size_t count = std::min(lanes, positions_.size() - begin);
       std::vector<Reg> rows;
@@ -210,22 +226,22 @@ void ChannelLanes::store_channels_first(std::int64_t channels) {
       const Reg mask =
           count == lanes ? program::kNone
                          : builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes));
-      const auto live = std::min(lanes, static_cast<std::size_t>(channels - first_channel));
+      const std::size_t live = std::min(lanes, channels - first);
       for_each_column(builder_, rows, plan_.lanes, live, [&](std::size_t c, Reg column) {
         Mem mem{nest_.dst_address(), kWidth, {}};
-        mem.delta[kChannel] = static_cast<std::int32_t>(first_channel) + static_cast<std::int32_t>(c);
+        mem.delta[kChannel] = static_cast<std::int32_t>(first + c);
         mem.delta[kWidth] = positions_[begin].output;
-        builder_.store(mem, column, mask);
+        store_channel(static_cast<std::int64_t>(first + c), mem, column, mask);
       });
     }
   }
 }
 
 /// One output position: its channels go to as many planes.
-void ChannelLanes::store_scattered(std::int64_t channels) {
+void ChannelLanes::store_scattered() {
   const Reg one_lane = builder_.mask(1);
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
-  for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c) {
+  for (std::size_t c = 0; c < static_cast<std::size_t>(nest_.tile_channels()); ++c) {
     const std::vector<std::uint32_t> index(lanes, static_cast<std::uint32_t>(c % lanes));
     const Reg index_reg = builder_.vector();
     builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
@@ -235,7 +251,7 @@ void ChannelLanes::store_scattered(std::int64_t channels) {
       Mem mem{nest_.dst_address(), kWidth, {}};
       mem.delta[kChannel] = static_cast<std::int32_t>(c);
       mem.delta[kWidth] = positions_[p].output;
-      builder_.store(mem, value, one_lane);
+      store_channel(static_cast<std::int64_t>(c), mem, value, one_lane);
     }
   }
 }

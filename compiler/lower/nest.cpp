@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "compiler/lower/families.hpp"
 #include "compiler/plan/geometry.hpp"
 
 namespace convt::lowering {
@@ -269,6 +270,24 @@ AddressId Nest::dst_address() {
   if (contiguous_rows_) w *= problem_.out_channels;
   return builder_.address(dst_, {image_, contiguous_rows_ ? Affine(0) : first_channel(),
                                  outer_[0].out, outer_[1].out, w});
+}
+
+void Nest::load_bias(Reg d, std::int64_t first, int lanes) {
+  const auto load = [&](std::int64_t channels) {
+    if (channels <= first) return;
+    Mem mem{bias_address(), 0, {}};
+    mem.delta[0] = static_cast<std::int32_t>(first);
+    builder_.load(d, mem,
+                  channels >= first + lanes ? program::kNone
+                                            : builder_.mask(lane_bits(0, channels - first, lanes)));
+  };
+  if (sure_channels() == tile_channels() || first + lanes <= sure_channels()) {
+    load(std::min(tile_channels(), first + lanes));
+    return;
+  }
+  builder_.zero(d);
+  when_full([&] { load(tile_channels()); });
+  when_partial([&] { load(sure_channels()); });
 }
 
 AddressId Nest::bias_address() { return builder_.address(bias_, {first_channel()}); }

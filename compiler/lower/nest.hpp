@@ -75,6 +75,33 @@ class Nest {
     builder_.end_if();
   }
 
+  /// Channels of a full tile, and of the smallest one: what every tile has.
+  [[nodiscard]] std::int64_t tile_channels() const {
+    const auto [tiles, channels, tail] = channel_tiles();
+    return tiles == 1 && tail != 0 ? tail : channels;
+  }
+  [[nodiscard]] std::int64_t sure_channels() const {
+    const std::int64_t tail = channel_tiles().tail;
+    return tail != 0 ? tail : tile_channels();
+  }
+  /// Emits for full tiles only, and for the partial last tile only (nothing when all are full).
+  template <class Emit>
+  void when_full(Emit&& emit) {
+    const bool mixed = sure_channels() != tile_channels();
+    if (mixed) builder_.begin_if_equal(tail_tile_, 0);
+    emit();
+    if (mixed) builder_.end_if();
+  }
+  template <class Emit>
+  void when_partial(Emit&& emit) {
+    if (sure_channels() == tile_channels()) return;
+    builder_.begin_if_equal(tail_tile_, 1);
+    emit();
+    builder_.end_if();
+  }
+  /// `d` = bias of channels [first, first + lanes) of the tile, 0 past the last.
+  void load_bias(Reg d, std::int64_t first, int lanes);
+
   /// src at (channel ic of the group, this tap row, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
   /// weights at (tile, tap row, block of ic, first tap of the body's group, first oc).

@@ -81,9 +81,9 @@ class ReductionLanes {
 
   void lower_body(const TileBody& body);
   void emit_block(const Mem& src, const Mem& weights, Reg channel_mask);
-  void store(std::int64_t live_channels);
+  void store();
   void store_vector(std::size_t first, std::size_t count, Reg sums, std::int64_t live_channels);
-  void add_bias(std::size_t first, Reg sums, std::int64_t live_channels);
+  void add_bias(std::size_t first, Reg sums);
 
   const Problem& problem_;
   const Plan& plan_;
@@ -120,7 +120,7 @@ void ReductionLanes::lower_body(const TileBody& body) {
       block(Affine(ic / plan_.lanes), builder_.mask(lane_bits(0, ic % plan_.lanes, plan_.lanes)));
     nest_.end_taps();
   }
-  nest_.for_oc_tile([&](std::int64_t live_channels) { store(live_channels); });
+  store();
 }
 
 /// One vector of input channels, all innermost taps. Missing channels are 0 in both operands.
@@ -157,7 +157,7 @@ void ReductionLanes::emit_block(const Mem& src, const Mem& weights, Reg channel_
   }
 }
 
-void ReductionLanes::store(std::int64_t live_channels) {
+void ReductionLanes::store() {
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
   LaneSums lane_sums(builder_, plan_.lanes);
   for (std::size_t first = 0; first < acc_.size(); first += lanes) {
@@ -165,17 +165,18 @@ void ReductionLanes::store(std::int64_t live_channels) {
     const auto begin = acc_.begin() + static_cast<std::ptrdiff_t>(first);
     const Reg sums =
         lane_sums.sum(std::vector<Reg>(begin, begin + static_cast<std::ptrdiff_t>(count)));
-    add_bias(first, sums, live_channels);
-    store_vector(first, count, sums, live_channels);
+    add_bias(first, sums);
+    nest_.when_full([&] { store_vector(first, count, sums, nest_.tile_channels()); });
+    nest_.when_partial([&] { store_vector(first, count, sums, nest_.sure_channels()); });
   }
 }
 
 /// Lane l is accumulator first + l, of channel (first + l) mod channels.
-void ReductionLanes::add_bias(std::size_t first, Reg sums, std::int64_t live_channels) {
+void ReductionLanes::add_bias(std::size_t first, Reg sums) {
   if (!problem_.bias) return;
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
-  const Mem mem{nest_.bias_address(), 0, {}};
   if (plan_.channels == 1) {
+    const Mem mem{nest_.bias_address(), 0, {}};
     builder_.binary(Op::add, sums, sums, mem, program::Operand::broadcast_mem);
     return;
   }
@@ -185,7 +186,7 @@ void ReductionLanes::add_bias(std::size_t first, Reg sums, std::int64_t live_cha
   const Reg index_reg = builder_.vector();
   builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
   const Reg bias = builder_.vector();
-  builder_.load(bias, mem, builder_.mask(lane_bits(0, live_channels, plan_.lanes)));
+  nest_.load_bias(bias, 0, plan_.lanes);
   const Reg spread = builder_.vector();
   builder_.permute(spread, bias, index_reg);
   builder_.binary(Op::add, sums, sums, spread);

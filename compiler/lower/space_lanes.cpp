@@ -54,9 +54,10 @@ class SpaceLanes {
                                               std::size_t u) const;
   [[nodiscard]] std::uint64_t stored_lanes(const BodyPhase& phase, std::size_t u) const;
   Reg mask(std::uint64_t bits);
-  void add_bias(std::int64_t channels);
-  void store_interleaved(const TileBody& body, std::int64_t channels);
-  void store_strided(const BodyPhase& phase, std::int64_t channels);
+  void store(const TileBody& body, std::size_t begin, std::size_t end);
+  void add_bias(std::size_t begin, std::size_t end);
+  void store_interleaved(const TileBody& body, std::size_t begin, std::size_t end);
+  void store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end);
   Mem output_mem(std::size_t j, std::size_t u, std::int32_t t);
   Reg interleave(std::size_t j, std::size_t u, std::int32_t t);
   [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u, std::int32_t t) const;
@@ -143,14 +144,10 @@ void SpaceLanes::lower_body(const TileBody& body) {
   }
   masks_.clear();
   masks_in_place_ = true;
-  nest_.for_oc_tile([&](std::int64_t channels) {
-    add_bias(channels);
-    if (plan_.phases == Phases::all || stride_ == 1) {
-      store_interleaved(body, channels);
-    } else {
-      store_strided(body.phases[0], channels);
-    }
-  });
+  const auto sure = static_cast<std::size_t>(nest_.sure_channels());
+  store(body, 0, sure);
+  if (nest_.tile_channels() != nest_.sure_channels())
+    nest_.when_full([&] { store(body, sure, static_cast<std::size_t>(nest_.tile_channels())); });
 }
 
 void SpaceLanes::emit_channel(const TileBody& body, const Mem& src, const Mem& weights) {
@@ -204,9 +201,19 @@ void SpaceLanes::emit_tap(const TileBody& body, std::size_t phase, const BodyTap
   }
 }
 
-void SpaceLanes::add_bias(std::int64_t channels) {
+/// Bias and stores of channels [begin, end) of the tile.
+void SpaceLanes::store(const TileBody& body, std::size_t begin, std::size_t end) {
+  add_bias(begin, end);
+  if (plan_.phases == Phases::all || stride_ == 1) {
+    store_interleaved(body, begin, end);
+  } else {
+    store_strided(body.phases[0], begin, end);
+  }
+}
+
+void SpaceLanes::add_bias(std::size_t begin, std::size_t end) {
   if (!problem_.bias) return;
-  for (std::size_t j = 0; j < static_cast<std::size_t>(channels); ++j) {
+  for (std::size_t j = begin; j < end; ++j) {
     Mem mem{nest_.bias_address(), 0, {}};
     mem.delta[0] = static_cast<std::int32_t>(j);
     const Reg bias = builder_.vector();
@@ -263,19 +270,19 @@ Reg SpaceLanes::interleave(std::size_t j, std::size_t u, std::int32_t t) {
   return out;
 }
 
-void SpaceLanes::store_interleaved(const TileBody& body, std::int64_t channels) {
+void SpaceLanes::store_interleaved(const TileBody& body, std::size_t begin, std::size_t end) {
   for (std::size_t u = 0; u < vectors(); ++u)
     for (std::int32_t t = 0; t < stride_; ++t) {
       const std::uint64_t bits = output_lanes(body, u, t);
       if (bits == 0) continue;
       const Reg m = mask(bits);
-      for (std::size_t j = 0; j < static_cast<std::size_t>(channels); ++j)
+      for (std::size_t j = begin; j < end; ++j)
         builder_.store(output_mem(j, u, t), interleave(j, u, t), m);
     }
 }
 
 /// Tiles of one phase: lane l of output vector t holds q = (t*lanes + l) / S where S divides that.
-void SpaceLanes::store_strided(const BodyPhase& phase, std::int64_t channels) {
+void SpaceLanes::store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end) {
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
   for (std::int32_t t = 0; t < stride_; ++t) {
     std::vector<std::uint32_t> index(lanes, 0);
@@ -296,7 +303,7 @@ void SpaceLanes::store_strided(const BodyPhase& phase, std::int64_t channels) {
           bits |= std::uint64_t{1} << l;
       if (bits == 0) continue;
       const Reg m = mask(bits);
-      for (std::size_t j = 0; j < static_cast<std::size_t>(channels); ++j) {
+      for (std::size_t j = begin; j < end; ++j) {
         const Reg out = builder_.vector();
         builder_.permute(out, acc(j, 0, u), index_reg);
         builder_.store(output_mem(j, u, t), out, m);
