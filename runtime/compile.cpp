@@ -90,8 +90,13 @@ void append(std::string& note, const std::string& text) {
 /// One compilation; its methods are the steps of the pipeline, in order.
 class Compilation {
  public:
-  Compilation(const KernelKey& key, const CompileContext& context)
-      : key_(key), context_(context), kernel_(std::make_shared<KernelState>()) {}
+  /// Plans when there are no candidates yet.
+  Compilation(const KernelKey& key, const CompileContext& context,
+              std::vector<Candidate> candidates = {})
+      : key_(key),
+        context_(context),
+        kernel_(std::make_shared<KernelState>()),
+        candidates_(std::move(candidates)) {}
 
   Result<std::shared_ptr<const KernelState>> run();
 
@@ -120,7 +125,9 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
   if (Status status = choose_backend(); !status.ok()) return status.error();
   {
     const Stopwatch watch(times().total_us);
-    if (Status status = choose_candidates(); !status.ok()) return status.error();
+    if (candidates_.empty()) {
+      if (Status status = choose_candidates(); !status.ok()) return status.error();
+    }
     if (Status status = try_candidates(); !status.ok()) return status.error();
     finish();
   }
@@ -304,6 +311,12 @@ Result<program::Program> make_program(const Problem& problem, const Target& targ
 Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
                                                           const CompileContext& context) {
   return Compilation(key, context).run();
+}
+
+Result<std::shared_ptr<const KernelState>> compile_candidates(const KernelKey& key,
+                                                              const CompileContext& context,
+                                                              std::vector<Candidate> candidates) {
+  return Compilation(key, context, std::move(candidates)).run();
 }
 
 std::size_t kept_bytes(const KernelState& kernel) {

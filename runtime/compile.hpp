@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include <convt/problem.hpp>
 #include <convt/result.hpp>
@@ -43,6 +44,11 @@ Result<Target> choose_target(const Options& options);
 /// when the verifier refuses a Program.
 Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
                                                           const CompileContext& context);
+
+/// As above with the candidates given, best first, instead of planned.
+Result<std::shared_ptr<const KernelState>> compile_candidates(
+    const KernelKey& key, const CompileContext& context,
+    std::vector<PlanReport::Candidate> candidates);
 
 /// The Program of a plan, legalised and with registers allocated. Errors: unsupported.
 Result<program::Program> make_program(const Problem& problem, const Target& target,

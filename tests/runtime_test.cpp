@@ -133,6 +133,32 @@ TEST(Compile, RefusesPlansThatNeedTooManyRegisters) {
               "registers", ErrorCode::unsupported));
 }
 
+TEST(Compile, TakesTheNextBestPlanAndSaysSo) {
+  const CompileContext context{.memory = ExecutableMemory::create(),
+                               .pool = std::make_shared<ThreadPool>(1)};
+  const KernelKey key{dcgan(64), host_target(), {}};
+  const Plan good = choose_plan(key.problem, key.target, {}).value().plan;
+  Plan greedy;  // a tile of 16 positions x 4 vectors of sums
+  greedy.lanes = key.target.lanes;
+  greedy.phases = Phases::all;
+  greedy.channels = 4 * greedy.lanes;
+  greedy.positions = 16;
+
+  const auto made = compile_candidates(key, context, {{greedy, 1, 1, ""}, {good, 2, 1, "slower"}});
+  ASSERT_TRUE(succeeded(made));
+  const Kernel kernel(*made);
+  EXPECT_EQ(kernel.info().plan, good.to_text());
+  EXPECT_NE(kernel.info().note.find(greedy.to_text()), std::string::npos) << kernel.info().note;
+  ASSERT_EQ(kernel.info().rejected.size(), 1u);
+  EXPECT_NE(kernel.info().rejected[0].why.find("registers"), std::string::npos);
+  LayerData data(key.problem);
+  ASSERT_TRUE(succeeded(run_layer(kernel, data)));
+  EXPECT_TRUE(matches_reference(data));
+
+  EXPECT_TRUE(refused(compile_candidates(key, context, {{greedy, 1, 1, ""}}), "registers",
+                      ErrorCode::unsupported));
+}
+
 TEST(Compile, StrictRefusesWasteful) {
   // One channel in and out, one position: hardly any lane is useful.
   const Problem tiny = conv_transpose2d({.in_channels = 1, .out_channels = 1, .kernel = {1, 1}});
