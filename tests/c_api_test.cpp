@@ -1,0 +1,288 @@
+// The C API: the same results as the C++ API, errors as statuses and messages, versioned structs.
+#include <convt/convt.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "tests/test_support.hpp"
+
+namespace convt {
+namespace {
+
+convt_problem_t upsampling_layer() {
+  convt_problem_t problem;
+  EXPECT_EQ(convt_problem_init(&problem, 2), CONVT_OK);
+  problem.in_channels = 5;
+  problem.out_channels = 7;
+  problem.has_bias = 1;
+  problem.layout = CONVT_NHWC;
+  problem.axes[0] = {6, 4, 2, 1, 1, 12, 0};
+  problem.axes[1] = {9, 3, 2, 1, 0, 19, 0};
+  return problem;
+}
+
+/// Its C++ twin.
+Problem upsampling_problem() {
+  Problem problem;
+  problem.in_channels = 5;
+  problem.out_channels = 7;
+  problem.bias = true;
+  problem.layout = Layout::nhwc;
+  problem.axes[0] = {6, 4, 2, 1, 1, 12, 0};
+  problem.axes[1] = {9, 3, 2, 1, 0, 19, 0};
+  return problem;
+}
+
+::testing::AssertionResult fails(convt_status_t status, const std::string& name,
+                                 convt_status_t expected = CONVT_INVALID_ARGUMENT) {
+  if (status != expected) {
+    return ::testing::AssertionFailure() << "status " << status << ", " << convt_last_error();
+  }
+  if (std::string(convt_last_error()).find(name) == std::string::npos) {
+    return ::testing::AssertionFailure() << "message: " << convt_last_error();
+  }
+  return ::testing::AssertionSuccess();
+}
+
+class CApi : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    problem_ = upsampling_layer();
+    ASSERT_EQ(convt_compile(&problem_, nullptr, &kernel_), CONVT_OK) << convt_last_error();
+    packed_.resize(convt_packed_weights_bytes(kernel_));
+    ASSERT_EQ(convt_pack(kernel_, data_.weights.data(), data_.weights.size(), packed_.data(),
+                         packed_.size()),
+              CONVT_OK)
+        << convt_last_error();
+    run_.batch = data_.batch;
+    run_.src = data_.src.data();
+    run_.weights = packed_.data();
+    run_.weights_bytes = packed_.size();
+    run_.bias = data_.bias.data();
+    run_.dst = data_.dst.data();
+  }
+  void TearDown() override { convt_kernel_destroy(kernel_); }
+
+  convt_problem_t problem_{};
+  convt_kernel_t* kernel_ = nullptr;
+  LayerData data_{upsampling_problem(), 3};
+  std::vector<std::byte> packed_;
+  convt_run_arguments_t run_ = CONVT_RUN_ARGUMENTS_INIT;
+};
+
+TEST_F(CApi, ComputesWhatTheReferenceDoes) {
+  for (const int threads : {0, 1, 2}) {
+    data_.clear_dst();
+    run_.threads = threads;
+    ASSERT_EQ(convt_run(kernel_, &run_), CONVT_OK) << convt_last_error();
+    EXPECT_TRUE(matches_reference(data_));
+  }
+}
+
+TEST_F(CApi, DescribesKernels) {
+  const Kernel twin = compile(upsampling_problem()).value();
+  EXPECT_EQ(convt_weights_count(kernel_), data_.weights.size());
+  EXPECT_EQ(convt_packed_weights_bytes(kernel_), twin.packed_weights_bytes());
+  EXPECT_EQ(convt_workspace_bytes(kernel_, 3), twin.workspace_bytes(3));
+  EXPECT_EQ(convt_kernel_plan(kernel_), twin.info().plan);
+  EXPECT_EQ(convt_kernel_backend(kernel_), twin.info().backend);
+  EXPECT_EQ(convt_kernel_symbol(kernel_), twin.info().symbol);
+  EXPECT_EQ(convt_kernel_code_bytes(kernel_), twin.info().code_bytes);
+  EXPECT_GT(convt_kernel_compile_us(kernel_), 0);
+  EXPECT_NE(std::string(convt_kernel_report(kernel_)).find("rejected"), std::string::npos);
+}
+
+TEST_F(CApi, TakesOptions) {
+  convt_options_t options = CONVT_OPTIONS_INIT;
+  options.backend = CONVT_BACKEND_INTERPRETER;
+  options.plan = convt_kernel_plan(kernel_);
+  convt_kernel_t* interpreted = nullptr;
+  ASSERT_EQ(convt_compile(&problem_, &options, &interpreted), CONVT_OK) << convt_last_error();
+  EXPECT_STREQ(convt_kernel_backend(interpreted), "interpreter");
+  EXPECT_STREQ(convt_kernel_plan(interpreted), convt_kernel_plan(kernel_));
+  ASSERT_EQ(convt_run(interpreted, &run_), CONVT_OK) << convt_last_error();
+  EXPECT_TRUE(matches_reference(data_));
+  convt_kernel_destroy(interpreted);
+
+  options = CONVT_OPTIONS_INIT;
+  convt_kernel_t* none = kernel_;
+  options.backend = 9;
+  EXPECT_TRUE(fails(convt_compile(&problem_, &options, &none), "backend"));
+  EXPECT_EQ(none, nullptr) << "null after a failure";
+  options = CONVT_OPTIONS_INIT;
+  options.plan = "nonsense";
+  EXPECT_TRUE(fails(convt_compile(&problem_, &options, &none), "plan"));
+  options = CONVT_OPTIONS_INIT;
+  options.backend = CONVT_BACKEND_XBYAK;
+  options.isa = "scalar";
+  EXPECT_TRUE(fails(convt_compile(&problem_, &options, &none), "xbyak", CONVT_UNSUPPORTED));
+}
+
+TEST_F(CApi, ReadsTheTextForm) {
+  convt_problem_t parsed;
+  ASSERT_EQ(convt_problem_parse(upsampling_problem().to_text().c_str(), &parsed), CONVT_OK);
+  convt_kernel_t* kernel = nullptr;
+  ASSERT_EQ(convt_compile(&parsed, nullptr, &kernel), CONVT_OK);
+  EXPECT_STREQ(convt_kernel_symbol(kernel), convt_kernel_symbol(kernel_));
+  convt_kernel_destroy(kernel);
+  EXPECT_TRUE(fails(convt_problem_parse("r2 what", &parsed), ""));
+  EXPECT_TRUE(fails(convt_problem_parse(nullptr, &parsed), "text"));
+}
+
+TEST_F(CApi, UsesTheCallersLoop) {
+  struct Loop {
+    int tasks = 0;
+    static void call(void* context, int tasks, convt_task_t task, void* task_context) {
+      static_cast<Loop*>(context)->tasks = tasks;
+      std::vector<std::thread> threads;
+      for (int i = 0; i < tasks; ++i) threads.emplace_back(task, task_context, i);
+      for (std::thread& thread : threads) thread.join();
+    }
+  } loop;
+  // Enough work for several threads.
+  convt_problem_t large = upsampling_layer();
+  large.in_channels = large.out_channels = 128;
+  convt_kernel_t* kernel = nullptr;
+  ASSERT_EQ(convt_compile(&large, nullptr, &kernel), CONVT_OK) << convt_last_error();
+  Problem problem = upsampling_problem();
+  problem.in_channels = problem.out_channels = 128;
+  LayerData data(problem, 4);
+  std::vector<std::byte> packed(convt_packed_weights_bytes(kernel));
+  ASSERT_EQ(
+      convt_pack(kernel, data.weights.data(), data.weights.size(), packed.data(), packed.size()),
+      CONVT_OK);
+  run_.batch = data.batch;
+  run_.src = data.src.data();
+  run_.weights = packed.data();
+  run_.weights_bytes = packed.size();
+  run_.bias = data.bias.data();
+  run_.dst = data.dst.data();
+  run_.threads = 3;
+  run_.parallel_for = Loop::call;
+  run_.parallel_for_context = &loop;
+  ASSERT_EQ(convt_run(kernel, &run_), CONVT_OK) << convt_last_error();
+  EXPECT_EQ(loop.tasks, 3);
+  EXPECT_TRUE(matches_reference(data));
+  convt_kernel_destroy(kernel);
+}
+
+TEST_F(CApi, NoExceptionLeaves) {
+  run_.threads = 2;
+  run_.batch = 3;
+  run_.parallel_for = [](void*, int, convt_task_t, void*) { throw std::runtime_error("oh no"); };
+  convt_kernel_t* kernel = nullptr;
+  convt_options_t options = CONVT_OPTIONS_INIT;
+  options.backend = CONVT_BACKEND_INTERPRETER;  // splits any layer, so the loop is called
+  ASSERT_EQ(convt_compile(&problem_, &options, &kernel), CONVT_OK);
+  EXPECT_TRUE(fails(convt_run(kernel, &run_), "oh no", CONVT_INTERNAL));
+  convt_kernel_destroy(kernel);
+}
+
+TEST_F(CApi, RefusesByName) {
+  EXPECT_TRUE(fails(convt_run(nullptr, &run_), "kernel"));
+  EXPECT_TRUE(fails(convt_run(kernel_, nullptr), "arguments"));
+  convt_run_arguments_t bad = run_;
+  bad.src = nullptr;
+  EXPECT_TRUE(fails(convt_run(kernel_, &bad), "src"));
+  bad = run_;
+  bad.weights_bytes -= 1;
+  EXPECT_TRUE(fails(convt_run(kernel_, &bad), "weights"));
+  bad = run_;
+  bad.struct_bytes = 8;
+  EXPECT_TRUE(fails(convt_run(kernel_, &bad), "struct_bytes"));
+
+  EXPECT_TRUE(fails(convt_pack(kernel_, nullptr, 1, packed_.data(), packed_.size()), "canonical"));
+  EXPECT_TRUE(
+      fails(convt_pack(kernel_, data_.weights.data(), 1, packed_.data(), packed_.size()), "count"));
+  EXPECT_TRUE(fails(convt_pack(kernel_, data_.weights.data(), data_.weights.size(), packed_.data(),
+                               packed_.size() - 1),
+                    "packed_bytes"));
+
+  EXPECT_TRUE(fails(convt_problem_init(nullptr, 2), "problem"));
+  EXPECT_TRUE(fails(convt_problem_init(&problem_, 4), "rank"));
+  EXPECT_TRUE(fails(convt_compile(&problem_, nullptr, nullptr), "kernel"));
+  convt_kernel_t* none = nullptr;
+  EXPECT_TRUE(fails(convt_compile(nullptr, nullptr, &none), "problem"));
+  convt_problem_t wrong = problem_;
+  wrong.groups = 4;
+  EXPECT_TRUE(fails(convt_compile(&wrong, nullptr, &none), "groups"));
+  EXPECT_TRUE(fails(convt_problem_validate(&wrong), "groups"));
+  EXPECT_EQ(convt_problem_validate(&problem_), CONVT_OK);
+  wrong = problem_;
+  wrong.layout = 7;
+  EXPECT_TRUE(fails(convt_problem_validate(&wrong), "layout"));
+  wrong = problem_;
+  wrong.data_type = 7;
+  EXPECT_TRUE(fails(convt_problem_validate(&wrong), "data_type"));
+  wrong = problem_;
+  wrong.rank = 0;
+  EXPECT_TRUE(fails(convt_problem_validate(&wrong), "rank"));
+  wrong = problem_;
+  wrong.has_bias = 2;
+  EXPECT_TRUE(fails(convt_problem_validate(&wrong), "has_bias"));
+  wrong = problem_;
+  wrong.struct_bytes = 0;
+  EXPECT_TRUE(fails(convt_problem_validate(&wrong), "struct_bytes"));
+}
+
+TEST_F(CApi, AcceptsStructsOfLaterVersions) {
+  struct Later {
+    convt_run_arguments_t now;
+    void* appended[4];
+  } later{run_, {}};
+  later.now.struct_bytes = sizeof later;
+  ASSERT_EQ(convt_run(kernel_, &later.now), CONVT_OK) << convt_last_error();
+  EXPECT_TRUE(matches_reference(data_));
+}
+
+TEST_F(CApi, ErrorsBelongToTheirThread) {
+  EXPECT_TRUE(fails(convt_run(kernel_, nullptr), "arguments"));
+  std::thread([] { EXPECT_STREQ(convt_last_error(), ""); }).join();
+  EXPECT_EQ(convt_run(kernel_, &run_), CONVT_OK);
+  EXPECT_NE(std::string(convt_last_error()).find("arguments"), std::string::npos)
+      << "stays until the next failure";
+}
+
+TEST_F(CApi, CountsAndClearsTheCache) {
+  convt_cache_statistics_t before{}, after{};
+  before.struct_bytes = after.struct_bytes = sizeof before;
+  ASSERT_EQ(convt_cache_get_statistics(&before), CONVT_OK);
+  EXPECT_GE(before.kernels, 1u);
+  EXPECT_GE(before.bytes, convt_kernel_code_bytes(kernel_));
+  convt_kernel_t* again = nullptr;
+  ASSERT_EQ(convt_compile(&problem_, nullptr, &again), CONVT_OK);
+  ASSERT_EQ(convt_cache_get_statistics(&after), CONVT_OK);
+  EXPECT_EQ(after.hits, before.hits + 1);
+  convt_kernel_destroy(again);
+  convt_cache_clear();
+  ASSERT_EQ(convt_cache_get_statistics(&after), CONVT_OK);
+  EXPECT_EQ(after.kernels, 0u);
+  ASSERT_EQ(convt_run(kernel_, &run_), CONVT_OK) << "handles stay usable";
+  EXPECT_TRUE(fails(convt_cache_get_statistics(nullptr), "statistics"));
+}
+
+TEST(CApiNull, IsHarmless) {
+  convt_kernel_destroy(nullptr);
+  EXPECT_STREQ(convt_kernel_plan(nullptr), "");
+  EXPECT_STREQ(convt_kernel_report(nullptr), "");
+  EXPECT_STREQ(convt_kernel_backend(nullptr), "");
+  EXPECT_STREQ(convt_kernel_symbol(nullptr), "");
+  EXPECT_EQ(convt_kernel_code_bytes(nullptr), 0u);
+  EXPECT_EQ(convt_kernel_compile_us(nullptr), 0);
+  EXPECT_EQ(convt_weights_count(nullptr), 0u);
+  EXPECT_EQ(convt_packed_weights_bytes(nullptr), 0u);
+  EXPECT_EQ(convt_workspace_bytes(nullptr, 1), 0u);
+}
+
+TEST(CApiVersion, Matches) {
+  EXPECT_EQ(convt_abi_version(), CONVT_ABI_VERSION);
+  EXPECT_STREQ(convt_version(), CONVT_VERSION_STRING);
+}
+
+}  // namespace
+}  // namespace convt
