@@ -46,7 +46,7 @@ class Builder {
   AddressId address(BufferId buffer, std::span<const Affine> index);
 
   // Registers.
-  Reg vector() { return program_.vreg_count++; }
+  Reg vector() { return program_.vreg_count < kNone ? program_.vreg_count++ : kNone; }
   Reg mask(std::uint64_t bits);  ///< a fresh mask register, set to `bits` here
 
   // Instructions. `m` is a mask register or kNone.

@@ -1,11 +1,19 @@
-// What AVX2 lacks, spelt out with what it has. Programs of 16 lanes (AVX-512) pass unchanged.
+// Legalise: what the target's ISA lacks, spelt out with what it has.
 //
-// With 8 lanes there are no broadcast memory operands, no mask registers and no merging under a mask:
-//   fma d, a, bcast m          ->  t = broadcast m;  fma d, a, t
-//   op d, ... (masked, keeps)  ->  t = op ...;       d = select mask, t, d
-//   mask_const k               ->  v = load of a constant of all-ones and all-zeros words
-//   permute2 d, a, index       ->  two permutes and a select by the index' bit 3
-
+// On every ISA:
+//     d = permute a by memory           t = load memory;  d = permute a by t
+//     d = unpack 64 bits {mask}         t = unpack;  d = mask ? t : d      (masks count 64-bit
+//     pairs)
+//
+// Without mask registers (AVX2) there are also no broadcast operands, no merging under a mask and
+// no permute of two sources:
+//     k = mask_const                    v = load of a constant, all ones or 0 in each lane
+//     d += a * broadcast memory         t = broadcast memory;  d += a * t
+//     d = op a, b {mask}                t = op a, b;  d = mask ? t : d     (or 0, when zero-masked)
+//     d = permute2 d, a by index        t = permute d by index;  u = permute a by index;
+//                                       d = selector ? u : t               (constant indices only)
+#include <array>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -15,141 +23,239 @@
 namespace convt::program {
 namespace {
 
+bool same_element(const Mem& a, const Mem& b) {
+  return a.valid() && a.address == b.address && a.delta == b.delta;
+}
+
+bool is_unpack64(Op op) { return op == Op::unpack_lo64 || op == Op::unpack_hi64; }
+
 class Legaliser {
  public:
-  explicit Legaliser(Program program) : program_(std::move(program)) {}
+  explicit Legaliser(Program& program)
+      : program_(program), has_masks_(program.mask_registers > 0) {}
 
-  Program run() {
-    for (Stage& stage : program_.stages) rewrite(stage);
-    program_.mreg_count = 0;
-    return std::move(program_);
+  void rewrite(Stage& stage) {
+    stage_code_ = &stage.code;
+    code_.clear();
+    code_.reserve(stage.code.size());
+    mask_vectors_.assign(program_.mreg_count, kNone);
+    definitions_.clear();
+    broadcast_of_ = Mem{};
+    for (const Inst& inst : stage.code) rewrite(inst);
+    std::swap(stage.code, code_);
   }
 
  private:
-  void rewrite(Stage& stage);
-  void rewrite_instruction(Inst inst);
-  void expand_permute2(const Inst& inst);
-  void merge_by_select(Inst inst);
-  void load_mask(const Inst& inst);
-  void rematch();
+  /// How often a vector register is written in the stage, and by what, if that is a constant.
+  struct Definition {
+    int count = 0;
+    std::int32_t constant = -1;  ///< word in the constant block
+  };
 
-  Reg fresh() { return program_.vreg_count++; }
-  void emit(const Inst& inst) { code_.push_back(inst); }
-  Inst& make(Op op, Reg dst) {
-    Inst inst;
+  // -- Writing.
+
+  Reg fresh() { return program_.vreg_count < kNone ? program_.vreg_count++ : kNone; }
+
+  Inst& emit(Op op, Reg dst) {
+    Inst& inst = code_.emplace_back();
     inst.op = op;
     inst.dst = dst;
-    code_.push_back(inst);
-    return code_.back();
+    return inst;
   }
 
-  Program program_;
-  std::vector<Inst> code_;
-  std::vector<Reg> mask_vector_;            ///< vector that holds a virtual mask register
-  std::vector<Mem> index_of_;               ///< constant last loaded into a vector register
-};
-
-void Legaliser::load_mask(const Inst& inst) {
-  std::vector<std::uint32_t> words(static_cast<std::size_t>(program_.lanes));
-  for (std::size_t l = 0; l < words.size(); ++l)
-    words[l] = (static_cast<std::uint64_t>(inst.imm) >> l & 1) != 0 ? 0xffffffffu : 0;
-  const Reg vector = fresh();
-  mask_vector_[inst.dst] = vector;
-  const Mem mem = vector_constant(program_, words);
-  Inst& load = make(Op::load, vector);
-  load.type = Type::i32;
-  load.mem = mem;
-}
-
-/// d[l] = (d ++ a)[index[l]], the index a constant that was loaded just before.
-void Legaliser::expand_permute2(const Inst& inst) {
-  const Mem& index = index_of_[inst.b];
-  std::vector<std::uint32_t> words(static_cast<std::size_t>(program_.lanes));
-  for (std::size_t l = 0; l < words.size(); ++l) {
-    const std::uint32_t entry = program_.constants[static_cast<std::size_t>(index.delta[0]) + l];
-    words[l] = (entry & static_cast<std::uint32_t>(program_.lanes)) != 0 ? 0xffffffffu : 0;
+  Reg load(const Mem& mem, Type type, Reg mask = kNone) {
+    const Reg d = fresh();
+    Inst& inst = emit(Op::load, d);
+    inst.type = type;
+    inst.mem = mem;
+    inst.mask = mask;
+    return d;
   }
-  const Mem selector_mem = vector_constant(program_, words);
-  const Reg selector = fresh(), from_a = fresh(), from_d = fresh();
-  Inst& load = make(Op::load, selector);
-  load.type = Type::i32;
-  load.mem = selector_mem;
-  for (const auto& [dst, src] : {std::pair{from_a, inst.a}, std::pair{from_d, inst.dst}}) {
-    Inst& permute = make(Op::permute, dst);
-    permute.a = src;
-    permute.b = inst.b;
-    permute.b_kind = Operand::reg;
-  }
-  Inst& select = make(Op::select, inst.dst);
-  select.mask = selector;
-  select.a = from_a;
-  select.b = from_d;
-  select.b_kind = Operand::reg;
-}
 
-void Legaliser::merge_by_select(Inst inst) {
-  const Reg d = inst.dst, mask = inst.mask, result = fresh();
-  Reg other = d;
-  if (inst.zero_masked) {
-    other = fresh();
-    make(Op::zero, other);
+  Reg permute(Reg a, Reg index) {
+    const Reg d = fresh();
+    Inst& inst = emit(Op::permute, d);
+    inst.a = a;
+    inst.b = index;
+    inst.b_kind = Operand::reg;
+    return d;
   }
-  if (inst.op == Op::fma) make(Op::copy, result).a = d;
-  inst.dst = result;
-  inst.mask = kNone;
-  inst.zero_masked = false;
-  emit(inst);
-  Inst& select = make(Op::select, d);
-  select.mask = mask;
-  select.a = result;
-  select.b = other;
-  select.b_kind = Operand::reg;
-}
 
-void Legaliser::rewrite_instruction(Inst inst) {
-  if (inst.op == Op::mask_const) return load_mask(inst);
-  if (inst.mask != kNone) inst.mask = mask_vector_[inst.mask];
-  if (inst.b_kind == Operand::broadcast_mem) {
-    const Reg scalar = fresh();
-    make(Op::broadcast, scalar).mem = inst.mem;
-    inst.b = scalar;
+  void select(Reg d, Reg mask, Reg a, Reg b) {
+    Inst& inst = emit(Op::select, d);
+    inst.mask = mask;
+    inst.a = a;
+    inst.b = b;
+    inst.b_kind = Operand::reg;
+  }
+
+  static void set_register_operand(Inst& inst, Reg b) {
+    inst.b = b;
     inst.b_kind = Operand::reg;
     inst.mem = Mem{};
   }
-  if (inst.op == Op::load && inst.type == Type::i32) {
-    if (index_of_.size() <= inst.dst) index_of_.resize(std::size_t{inst.dst} + 1);
-    index_of_[inst.dst] = inst.mem;
-  }
-  if (inst.op == Op::permute2) return expand_permute2(inst);
-  if (inst.mask != kNone && merges_under_mask(inst.op) && writes_dst(inst.op))
-    return merge_by_select(inst);
-  emit(inst);
-}
 
-void Legaliser::rematch() {
-  std::vector<std::int32_t> open;
-  for (std::size_t i = 0; i < code_.size(); ++i) {
-    if (opens_block(code_[i].op)) open.push_back(static_cast<std::int32_t>(i));
-    if (!closes_block(code_[i].op)) continue;
-    code_[i].match = open.back();
-    code_[static_cast<std::size_t>(open.back())].match = static_cast<std::int32_t>(i);
-    open.pop_back();
-  }
-}
+  // -- Reading.
 
-void Legaliser::rewrite(Stage& stage) {
-  code_.clear();
-  mask_vector_.assign(program_.mreg_count, kNone);
-  for (const Inst& inst : stage.code) rewrite_instruction(inst);
-  rematch();
-  stage.code = code_;
-}
+  void rewrite(Inst inst) {
+    if (is_structure(inst.op)) return copy_structure(inst);
+    if (!has_masks_) {
+      if (inst.op == Op::mask_const) return load_mask(inst);
+      if (inst.mask != kNone) inst.mask = mask_vector(inst.mask);
+      if (inst.b_kind == Operand::broadcast_mem) set_register_operand(inst, broadcast(inst.mem));
+    }
+    if (inst.op == Op::permute && inst.b_kind == Operand::vector_mem) {
+      set_register_operand(inst, load(inst.mem, Type::i32));
+    }
+    if (needs_select(inst)) {
+      merge_by_select(inst);
+    } else {
+      emit_unmasked(inst);
+    }
+    if (writes_memory(inst.op)) broadcast_of_ = Mem{};
+  }
+
+  /// Operands that stand between two instructions of structure may share a broadcast; no others.
+  void copy_structure(const Inst& inst) {
+    broadcast_of_ = Mem{};
+    const auto at = static_cast<std::int32_t>(code_.size());
+    code_.push_back(inst);
+    if (opens_block(inst.op)) open_.push_back(at);
+    if (!closes_block(inst.op)) return;
+    code_.back().match = open_.back();
+    code_[static_cast<std::size_t>(open_.back())].match = at;
+    open_.pop_back();
+  }
+
+  // -- Masks.
+
+  Reg mask_vector(Reg mask) {
+    Reg& vector = mask_vectors_[mask];
+    if (vector == kNone) vector = fresh();
+    return vector;
+  }
+
+  /// The constant whose lanes are all ones where `bits` has a one.
+  Mem mask_words(std::uint64_t bits) {
+    std::array<std::uint32_t, 64> words{};
+    const auto lanes = static_cast<std::size_t>(program_.lanes);
+    for (std::size_t l = 0; l < lanes; ++l) words[l] = (bits >> l & 1) != 0 ? 0xffffffffu : 0u;
+    return vector_constant(program_, {words.data(), lanes});
+  }
+
+  void load_mask(const Inst& inst) {
+    const Mem words = mask_words(static_cast<std::uint64_t>(inst.imm));
+    Inst& load = emit(Op::load, mask_vector(inst.dst));
+    load.type = Type::i32;
+    load.mem = words;
+  }
+
+  [[nodiscard]] bool needs_select(const Inst& inst) const {
+    if (inst.mask == kNone || !merges_under_mask(inst.op)) return false;
+    return !has_masks_ || is_unpack64(inst.op);
+  }
+
+  void merge_by_select(Inst inst) {
+    const Reg d = inst.dst, mask = inst.mask;
+    // Memory of lanes that are not active must stay untouched.
+    if (inst.b_kind == Operand::vector_mem)
+      set_register_operand(inst, load(inst.mem, inst.type, mask));
+    const Reg result = fresh();
+    Reg other = d;
+    if (inst.zero_masked) {
+      other = fresh();
+      emit(Op::zero, other);
+    }
+    inst.dst = result;
+    inst.mask = kNone;
+    inst.zero_masked = false;
+    if (reads_dst(inst)) emit(Op::copy, result).a = d;
+    emit_unmasked(inst);
+    select(d, mask, result, other);
+  }
+
+  // -- Broadcasts.
+
+  /// A register with that element in all lanes. Consecutive uses of one element share it: a tile
+  /// multiplies each input element by several vectors of weights.
+  Reg broadcast(const Mem& mem) {
+    if (!same_element(mem, broadcast_of_)) {
+      broadcast_ = fresh();
+      broadcast_of_ = mem;
+      emit(Op::broadcast, broadcast_).mem = mem;
+    }
+    return broadcast_;
+  }
+
+  // -- Two-source permutes.
+
+  void emit_unmasked(const Inst& inst) {
+    if (inst.op == Op::permute2 && !has_masks_) {
+      const std::int32_t index = constant_in(inst.b);
+      if (index >= 0) return expand_permute2(inst, static_cast<std::size_t>(index));
+    }
+    code_.push_back(inst);
+  }
+
+  /// permute takes its indices modulo the lanes, so both halves can use the same ones.
+  void expand_permute2(const Inst& inst, std::size_t index) {
+    const auto lanes = static_cast<std::uint32_t>(program_.lanes);
+    std::uint64_t from_a = 0;
+    for (std::uint32_t l = 0; l < lanes; ++l) {
+      if ((program_.constants[index + l] & lanes) != 0) from_a |= std::uint64_t{1} << l;
+    }
+    const Reg low = permute(inst.dst, inst.b);
+    const Reg high = permute(inst.a, inst.b);
+    const Reg selector = load(mask_words(from_a), Type::i32);
+    select(inst.dst, selector, high, low);
+  }
+
+  /// The word of the constant block that `reg` was loaded from; -1 when it may hold anything else.
+  std::int32_t constant_in(Reg reg) {
+    if (definitions_.empty()) find_definitions();
+    if (reg >= definitions_.size() || definitions_[reg].count != 1) return -1;
+    return definitions_[reg].constant;
+  }
+
+  void find_definitions() {
+    definitions_.resize(std::size_t{program_.vreg_count} + 1);
+    for (const Inst& inst : *stage_code_) {
+      if (!writes_dst(inst.op) || writes_mask(inst.op) || inst.dst >= definitions_.size()) continue;
+      Definition& definition = definitions_[inst.dst];
+      ++definition.count;
+      if (inst.op == Op::load && inst.mask == kNone) definition.constant = constant_word(inst.mem);
+    }
+  }
+
+  [[nodiscard]] std::int32_t constant_word(const Mem& mem) const {
+    if (!mem.valid()) return -1;
+    const Address& address = program_.addresses[mem.address];
+    const Affine& index = address.index[0];
+    if (program_.buffers[address.buffer].kind != BufferKind::constants) return -1;
+    if (!index.terms.empty()) return -1;
+    const std::int64_t word = index.constant + mem.delta[0];
+    const auto words = static_cast<std::int64_t>(program_.constants.size());
+    return word >= 0 && word + program_.lanes <= words ? static_cast<std::int32_t>(word) : -1;
+  }
+
+  Program& program_;
+  const bool has_masks_;
+  const std::vector<Inst>* stage_code_ = nullptr;
+  std::vector<Inst> code_;
+  std::vector<std::int32_t> open_;       ///< indices of open blocks in code_
+  std::vector<Reg> mask_vectors_;        ///< of each virtual mask register
+  std::vector<Definition> definitions_;  ///< of each vector register; filled when first asked
+  Mem broadcast_of_;                     ///< the last broadcast element, if still the same ...
+  Reg broadcast_ = kNone;                ///< ... and where it is
+};
 
 }  // namespace
 
 Program legalise(Program program) {
-  if (program.mask_registers > 0) return program;
-  return Legaliser(std::move(program)).run();
+  Legaliser legaliser(program);
+  for (Stage& stage : program.stages) legaliser.rewrite(stage);
+  if (program.mask_registers == 0) program.mreg_count = 0;
+  return program;
 }
 
 }  // namespace convt::program

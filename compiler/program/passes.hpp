@@ -11,13 +11,17 @@
 
 namespace convt::program {
 
-/// Rewrites what the target's ISA does not have, before registers are counted: with 16-lane Programs
-/// (AVX-512) nothing; with 8 lanes (AVX2) broadcast memory operands become loads, masked arithmetic
-/// becomes arithmetic + select, and masks become vector registers.
+/// Rewrites what the target's ISA does not have, before registers are counted. On every ISA the index
+/// of a permute goes into a register. Without mask registers (AVX2) broadcast memory operands become
+/// loads, masked arithmetic and permutes become an unmasked one + select, two-source permutes become
+/// two permutes + select, and masks become vector registers (see Program::mask_registers). A permute2
+/// whose index is not a constant (a register that one unmasked load of a constant writes) is left as
+/// it is: such a machine cannot run it.
 Program legalise(Program program);
 
 /// Linear scan over each stage, no spills: an error (ErrorCode::unsupported) when a stage needs more
-/// registers than there are; the planner then shrinks its tile.
+/// registers than there are, naming both counts; the planner then shrinks its tile. Mask registers
+/// are numbered from 1. ErrorCode::internal: a register is read that was not written before.
 Result<Program> allocate_registers(Program program);
 
 struct VerifyStats {

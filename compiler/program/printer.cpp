@@ -1,6 +1,13 @@
-// Readable text of a Program, as shown by `convt dump --stage program`.
-
+// Printer: a Program as text, one instruction a line. Notation:
+//     src[n, ic, row - kh + 1, 0:16]   lanes along the last axis; without `:16` one element
+//     v0 += v1 * src[...] {k1}         masked: other lanes keep v0; {k1, zero}: they become 0
+//     row.7                            scalar 7, where several are called row
+#include <algorithm>
+#include <cstdio>
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "compiler/program/instruction_info.hpp"
 #include "compiler/program/passes.hpp"
@@ -8,142 +15,263 @@
 namespace convt::program {
 namespace {
 
+std::string decimal(std::int64_t value) { return std::to_string(value); }
+
+std::string hexadecimal(std::uint64_t value) {
+  char text[24];
+  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+const char* to_string(BufferKind kind) {
+  static constexpr const char* kNames[] = {"src", "weights",   "bias",
+                                           "dst", "workspace", "constants"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
 class Printer {
  public:
-  explicit Printer(const Program& program) : program_(program) {}
+  explicit Printer(const Program& program) : program_(program) {
+    std::map<std::string, int> uses;
+    for (const Scalar& scalar : program.scalars) ++uses[scalar.name];
+    for (std::size_t id = 0; id < program.scalars.size(); ++id) {
+      const std::string& name = program.scalars[id].name;
+      names_.push_back(uses[name] == 1 && !name.empty() ? name : name + "." + std::to_string(id));
+    }
+  }
 
-  std::string run() {
-    text_ = "program " + program_.name + "\n";
+  std::string print() {
+    line("program " + program_.name + ": " + decimal(program_.lanes) + " lanes, " +
+         decimal(program_.vector_registers) + " vector and " + decimal(program_.mask_registers) +
+         " mask registers" + (program_.allocated ? "" : ", not allocated"));
     for (const Buffer& buffer : program_.buffers) print_buffer(buffer);
-    for (const Table& table : program_.tables)
-      text_ += "table " + table.name + " " + std::to_string(table.rows()) + " x " +
-               std::to_string(table.columns) + "\n";
+    for (const Table& table : program_.tables) print_table(table);
+    print_constants();
     for (const Stage& stage : program_.stages) print_stage(stage);
     return std::move(text_);
   }
 
  private:
+  void line(const std::string& text) {
+    text_.append(static_cast<std::size_t>(2 * depth_), ' ');
+    text_ += text;
+    text_ += '\n';
+  }
+
+  // -- Declarations.
+
   void print_buffer(const Buffer& buffer) {
-    text_ += "buffer " + buffer.name + " [";
+    std::string extents, strides;
     for (int a = 0; a < buffer.axes; ++a) {
       const auto axis = static_cast<std::size_t>(a);
-      text_ += (a == 0 ? "" : ", ") +
-               (a == buffer.batch_axis ? "N" : std::to_string(buffer.extent[axis])) + ":" +
-               std::to_string(buffer.stride[axis]);
+      const char* comma = a == 0 ? "" : ", ";
+      extents += comma + (a == buffer.batch_axis ? "N" : decimal(buffer.extent[axis]));
+      strides += comma + decimal(buffer.stride[axis]);
     }
-    text_ += "]\n";
+    line("buffer " + buffer.name + " [" + extents + "] strides [" + strides + "] " +
+         to_string(buffer.kind) + (buffer.type == Type::f32 ? " f32" : " i32"));
   }
+
+  void print_table(const Table& table) {
+    constexpr std::int64_t kRowsPerLine = 8;
+    line("table " + table.name + ", " + decimal(table.rows()) + " rows");
+    for (std::int64_t r = 0; r < table.rows(); r += kRowsPerLine) {
+      std::string rows = "  " + decimal(r) + ":";
+      const std::int64_t end = std::min(r + kRowsPerLine, table.rows());
+      for (std::int64_t row = r; row < end; ++row) rows += " " + table_row(table, row);
+      line(rows);
+    }
+  }
+
+  static std::string table_row(const Table& table, std::int64_t row) {
+    std::string text;
+    for (std::int64_t c = 0; c < table.columns; ++c) {
+      const auto at = static_cast<std::size_t>(row * table.columns + c);
+      text += (c == 0 ? "(" : " ") + std::to_string(table.values[at]);
+    }
+    return text + ")";
+  }
+
+  void print_constants() {
+    const auto lanes = static_cast<std::size_t>(program_.lanes);
+    for (std::size_t at = 0; at < program_.constants.size(); at += lanes) {
+      std::string words;
+      for (std::size_t i = at; i < std::min(at + lanes, program_.constants.size()); ++i) {
+        words += " " + hexadecimal(program_.constants[i]);
+      }
+      line("constants " + std::to_string(at) + ":" + words);
+    }
+  }
+
+  // -- Stages.
 
   void print_stage(const Stage& stage) {
-    text_ += "stage " + stage.name + ", grid";
+    std::string grid;
     for (const Coordinate& coordinate : stage.grid) {
-      const Extent& extent = coordinate.extent;
-      const std::string count = extent.batch_block == 0   ? std::to_string(extent.constant)
-                                : extent.batch_block == 1 ? "N"
-                                                          : "N/" + std::to_string(extent.batch_block);
-      text_ += " (" + name(coordinate.scalar) + " " + count + ")";
+      grid += " (" + name(coordinate.scalar) + " " + extent(coordinate.extent) + ")";
     }
-    text_ += "\n";
-    int depth = 1;
+    line("stage " + stage.name + ", grid" + grid);
+    depth_ = 1;
     for (const Inst& inst : stage.code) {
-      if (closes_block(inst.op)) --depth;
-      text_.append(static_cast<std::size_t>(2 * depth), ' ');
-      text_ += instruction(inst) + "\n";
-      if (opens_block(inst.op)) ++depth;
+      if (closes_block(inst.op) && depth_ > 1) --depth_;
+      line(instruction(inst) + mask(inst));
+      if (opens_block(inst.op)) ++depth_;
     }
+    depth_ = 0;
   }
 
-  std::string name(ScalarId scalar) const {
-    return scalar < program_.scalars.size() ? program_.scalars[scalar].name + "." + std::to_string(scalar)
-                                            : "?";
+  static std::string extent(const Extent& extent) {
+    if (extent.batch_block == 0) return decimal(extent.constant);
+    return extent.batch_block == 1 ? "N" : "ceil(N/" + decimal(extent.batch_block) + ")";
   }
 
-  std::string affine(const Affine& value, std::int64_t delta) const {
+  // -- Operands. Ids that name nothing print as "?": a Program that is to be refused must still
+  // print.
+
+  [[nodiscard]] std::string name(ScalarId id) const {
+    return id < names_.size() ? names_[id] : "?";
+  }
+
+  [[nodiscard]] std::string affine(const Affine& value, std::int64_t delta) const {
     std::string text;
+    const auto add = [&text](bool negative, const std::string& term) {
+      text += text.empty() ? (negative ? "-" : "") : (negative ? " - " : " + ");
+      text += term;
+    };
     for (const Affine::Term& term : value.terms) {
       const bool negative = term.coefficient < 0;
       const std::int64_t size = negative ? -term.coefficient : term.coefficient;
-      text += text.empty() ? (negative ? "-" : "") : (negative ? " - " : " + ");
-      if (size != 1) text += std::to_string(size) + "*";
-      text += name(term.scalar);
+      add(negative, (size == 1 ? "" : decimal(size) + "*") + name(term.scalar));
     }
     const std::int64_t constant = value.constant + delta;
-    if (text.empty()) return std::to_string(constant);
-    if (constant > 0) text += " + " + std::to_string(constant);
-    if (constant < 0) text += " - " + std::to_string(-constant);
+    if (constant < 0) add(true, decimal(-constant));
+    if (constant > 0 || text.empty()) add(false, decimal(constant));
     return text;
   }
 
-  std::string memory(const Mem& mem) const {
+  [[nodiscard]] std::string memory(const Inst& inst) const {
+    const Mem& mem = inst.mem;
     if (mem.address >= program_.addresses.size()) return "?";
     const Address& address = program_.addresses[mem.address];
+    if (address.buffer >= program_.buffers.size()) return "?";
     const Buffer& buffer = program_.buffers[address.buffer];
     std::string text = buffer.name + "[";
-    for (int a = 0; a < buffer.axes; ++a) {
-      const auto axis = static_cast<std::size_t>(a);
-      text += (a == 0 ? "" : ", ") + affine(address.index[axis], mem.delta[axis]);
+    for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
+      text += axis == 0 ? "" : ", ";
+      text += affine(address.index[axis], mem.delta[axis]);
+      if (axis == mem.lane_axis && !is_element_access(inst)) text += ":" + decimal(program_.lanes);
     }
     return text + "]";
   }
 
-  std::string mask(const Inst& inst) const {
-    if (inst.mask == kNone) return "";
-    return " {" + std::string(masks_are_vectors(program_) ? "v" : "k") + std::to_string(inst.mask) +
-           (inst.zero_masked ? ", zero}" : "}");
+  static std::string vector(Reg reg) { return reg == kNone ? "?" : "v" + std::to_string(reg); }
+
+  [[nodiscard]] std::string mask_register(Reg reg) const {
+    return (masks_are_vectors(program_) ? "v" : "k") + std::to_string(reg);
   }
 
-  std::string structure(const Inst& inst) const;
-  std::string instruction(const Inst& inst) const;
+  [[nodiscard]] std::string mask(const Inst& inst) const {
+    if (inst.mask == kNone || is_structure(inst.op) || inst.op == Op::select) return "";
+    const bool zero = inst.zero_masked || inst.op == Op::load;
+    return " {" + mask_register(inst.mask) + (zero ? ", zero}" : "}");
+  }
+
+  [[nodiscard]] std::string operand_b(const Inst& inst) const {
+    return inst.b_kind == Operand::reg    ? vector(inst.b)
+           : inst.b_kind == Operand::none ? "?"
+                                          : memory(inst);
+  }
+
+  // -- Instructions.
+
+  [[nodiscard]] std::string instruction(const Inst& inst) const {
+    if (is_structure(inst.op)) return structure(inst);
+    const std::string d = vector(inst.dst) + " = ";
+    switch (inst.op) {
+      case Op::zero:
+        return d + "0";
+      case Op::copy:
+        return d + vector(inst.a);
+      case Op::load:
+        return d + memory(inst);
+      case Op::broadcast:
+        return d + "broadcast " + memory(inst);
+      case Op::store:
+        return memory(inst) + " = " + vector(inst.a);
+      case Op::stream:
+        return "stream " + memory(inst) + " = " + vector(inst.a);
+      case Op::prefetch:
+        return "prefetch L" + decimal(inst.imm) + " " + memory(inst);
+      case Op::mask_const:
+        return mask_register(inst.dst) + " = " + hexadecimal(static_cast<std::uint64_t>(inst.imm));
+      default:
+        return computation(inst, d);
+    }
+  }
+
+  [[nodiscard]] std::string computation(const Inst& inst, const std::string& d) const {
+    const std::string a = vector(inst.a), b = operand_b(inst);
+    switch (inst.op) {
+      case Op::fma:
+        return vector(inst.dst) + " += " + a + " * " + b;
+      case Op::add:
+        return d + a + " + " + b;
+      case Op::sub:
+        return d + a + " - " + b;
+      case Op::mul:
+        return d + a + " * " + b;
+      case Op::select:
+        return d + mask_register(inst.mask) + " ? " + a + " : " + b;
+      case Op::permute:
+        return d + "permute " + a + " by " + b;
+      case Op::permute2:
+        return d + "permute2 " + vector(inst.dst) + ", " + a + " by " + b;
+      case Op::shuffle128:
+        return d + "shuffle128 " + a + ", " + b + ", " +
+               hexadecimal(static_cast<std::uint64_t>(inst.imm));
+      default:
+        return d + program::to_string(inst.op) + " " + a + ", " + b;
+    }
+  }
+
+  [[nodiscard]] std::string structure(const Inst& inst) const {
+    switch (inst.op) {
+      case Op::loop:
+        return "loop " + name(inst.scalar) + " in 0.." +
+               (inst.trip_scalar == kNone ? decimal(inst.imm) : name(inst.trip_scalar));
+      case Op::if_equal:
+        return "if " + name(inst.scalar) + " == " + decimal(inst.imm);
+      case Op::let:
+        return name(inst.scalar) + " = " + definition(inst.scalar);
+      case Op::comment: {
+        const auto id = static_cast<std::size_t>(inst.imm);
+        return "; " + (id < program_.comments.size() ? program_.comments[id] : "?");
+      }
+      default:
+        return "end";
+    }
+  }
+
+  [[nodiscard]] std::string definition(ScalarId id) const {
+    if (id >= program_.scalars.size()) return "?";
+    const Scalar& scalar = program_.scalars[id];
+    if (scalar.kind == ScalarKind::batch_count) {
+      const std::string block = decimal(scalar.batch_block);
+      return "min(" + block + ", N - " + block + "*" + name(scalar.block) + ")";
+    }
+    const bool exists = scalar.table < program_.tables.size();
+    return (exists ? program_.tables[scalar.table].name : "?") + "[" + affine(scalar.row, 0) +
+           "][" + std::to_string(scalar.column) + "]";
+  }
 
   const Program& program_;
+  std::vector<std::string> names_;  ///< of scalars
   std::string text_;
+  int depth_ = 0;
 };
-
-std::string Printer::structure(const Inst& inst) const {
-  switch (inst.op) {
-    case Op::loop:
-      return "loop " + name(inst.scalar) + " in 0.." +
-             (inst.trip_scalar == kNone ? std::to_string(inst.imm) : name(inst.trip_scalar));
-    case Op::if_equal: return "if " + name(inst.scalar) + " == " + std::to_string(inst.imm);
-    case Op::let: {
-      const Scalar& scalar = program_.scalars[inst.scalar];
-      if (scalar.kind == ScalarKind::batch_count)
-        return name(inst.scalar) + " = min(" + std::to_string(scalar.batch_block) + ", N - " +
-               std::to_string(scalar.batch_block) + "*" + name(scalar.block) + ")";
-      return name(inst.scalar) + " = " + program_.tables[scalar.table].name + "[" +
-             affine(scalar.row, 0) + "][" + std::to_string(scalar.column) + "]";
-    }
-    case Op::comment: return "; " + program_.comments[static_cast<std::size_t>(inst.imm)];
-    default: return "end";
-  }
-}
-
-std::string Printer::instruction(const Inst& inst) const {
-  if (is_structure(inst.op)) return structure(inst);
-  std::string text = to_string(inst.op);
-  std::string separator = " ";
-  const auto add = [&](const std::string& operand) {
-    text += separator + operand;
-    separator = ", ";
-  };
-  const auto vector = [](Reg reg) { return "v" + std::to_string(reg); };
-  if (writes_memory(inst.op) || inst.op == Op::prefetch) add(memory(inst.mem));
-  if (writes_mask(inst.op)) {
-    add("k" + std::to_string(inst.dst));
-  } else if (writes_dst(inst.op)) {
-    add(vector(inst.dst));
-  }
-  if (reads_a(inst.op)) add(vector(inst.a));
-  if (reads_b(inst)) add(vector(inst.b));
-  if (reads_memory(inst))
-    add((inst.b_kind == Operand::broadcast_mem ? "broadcast " : "") + memory(inst.mem));
-  if (inst.op == Op::shuffle128 || inst.op == Op::mask_const || inst.op == Op::prefetch)
-    add(std::to_string(inst.imm));
-  return text + mask(inst);
-}
 
 }  // namespace
 
-std::string to_text(const Program& program) { return Printer(program).run(); }
+std::string to_text(const Program& program) { return Printer(program).print(); }
 
 }  // namespace convt::program
