@@ -82,7 +82,8 @@ class Generator {
 
   void make_stage() {
     builder_.begin_stage("stage");
-    scalars_.clear();
+    leave_scope(0);
+    for (std::vector<KnownAddress>& known : known_) known.clear();
     const int coordinates = pick(0, 3);
     for (int i = 0; i < coordinates; ++i) make_coordinate();
     define_registers();
@@ -131,21 +132,37 @@ class Generator {
     return result;
   }
 
-  /// The workspace is never read: no item may read what it has not written.
+  /// Often an address used before, so that operands share streams. The workspace is never read: no
+  /// item may read what it has not written.
   Mem lanes(bool writable = false) {
+    std::vector<KnownAddress>& known = known_[writable ? 1 : 0];
     Mem mem;
-    const BufferId buffer = buffers_[static_cast<std::size_t>(writable ? pick(3, 4) : pick(0, 3))];
-    mem.address = builder_.address(buffer, {random_affine(), random_affine(), random_affine()});
+    if (!known.empty() && chance(50)) {
+      mem.address = pick_of(known).id;
+    } else {
+      const auto buffer = static_cast<std::size_t>(writable ? pick(3, 4) : pick(0, 3));
+      mem.address =
+          builder_.address(buffers_[buffer], {random_affine(), random_affine(), random_affine()});
+      known.push_back({mem.address, scalars_.size()});
+    }
     for (std::size_t axis = 0; axis < 3; ++axis) mem.delta[axis] = pick(0, kMaxDelta);
     mem.lane_axis = 2;
     return mem;
+  }
+
+  /// Drops the scalars of a block, and the addresses that depend on them.
+  void leave_scope(std::size_t scalars) {
+    scalars_.resize(scalars);
+    for (std::vector<KnownAddress>& known : known_) {
+      std::erase_if(known, [&](const KnownAddress& address) { return address.scalars > scalars; });
+    }
   }
 
   void make_block(int depth) {
     const std::size_t in_scope = scalars_.size();
     const int statements = pick(1, depth == 0 ? 6 : 4);
     for (int i = 0; i < statements; ++i) make_statement(depth);
-    scalars_.resize(in_scope);
+    leave_scope(in_scope);
   }
 
   void make_statement(int depth) {
@@ -176,7 +193,7 @@ class Generator {
     }
     make_block(depth + 1);
     builder_.end_loop();
-    scalars_.resize(in_scope);
+    leave_scope(in_scope);
   }
 
   void make_vector_op() {
@@ -216,6 +233,10 @@ class Generator {
     }
   }
 
+  struct KnownAddress {
+    program::AddressId id;
+    std::size_t scalars;  ///< in scope where it was made
+  };
   struct TableChoice {
     TableId id;
     int columns;
@@ -226,7 +247,8 @@ class Generator {
   std::vector<BufferId> buffers_;
   std::vector<TableChoice> tables_;
   std::vector<Reg> masks_;
-  std::vector<ScalarId> scalars_;  ///< in scope
+  std::vector<ScalarId> scalars_;                   ///< in scope
+  std::array<std::vector<KnownAddress>, 2> known_;  ///< to read and to write
 };
 
 }  // namespace

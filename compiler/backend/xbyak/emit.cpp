@@ -83,7 +83,7 @@ void append_words(std::vector<std::uint8_t>& bytes, const std::vector<Word>& wor
   if (!words.empty()) std::memcpy(bytes.data() + at, words.data(), 4 * words.size());
 }
 
-Result<Code> emit_program(const Program& program, std::string symbol) {
+Result<Code> emit_program(const Program& program, std::string symbol, int integer_registers) {
   thread_local Buffer buffer;
   CodeGenerator assembler(Buffer::kBytes, buffer.begin());
   xbyak::ConstantBlock constants = make_constant_block(program);
@@ -93,7 +93,8 @@ Result<Code> emit_program(const Program& program, std::string symbol) {
     emit_padding(assembler);
     code.stage_entries.push_back(assembler.getSize());
     const std::string error =
-        xbyak::StageEmitter(assembler, program, stage, constants, code.roles).emit();
+        xbyak::StageEmitter(assembler, program, stage, constants, integer_registers, code.roles)
+            .emit();
     if (!error.empty()) return unsupported("stage " + stage.name + ": " + error);
   }
   if (assembler.getSize() > kMaxCodeBytes) return unsupported(too_large(assembler.getSize(), ""));
@@ -108,11 +109,11 @@ Result<Code> emit_program(const Program& program, std::string symbol) {
 
 }  // namespace
 
-Result<Code> emit_xbyak(const Program& program, std::string symbol) {
+Result<Code> emit_xbyak(const Program& program, std::string symbol, int integer_registers) {
   std::string obstacle = find_obstacle(program);
   if (!obstacle.empty()) return unsupported(std::move(obstacle));
   try {
-    return emit_program(program, std::move(symbol));
+    return emit_program(program, std::move(symbol), integer_registers);
   } catch (const Xbyak::Error& error) {
     if (error == Xbyak::ERR_CODE_IS_TOO_BIG) {
       return unsupported(too_large(Buffer::kBytes, "more than "));

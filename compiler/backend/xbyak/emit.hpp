@@ -12,7 +12,11 @@ namespace convt {
 
 /// Emits an allocated, verified Program of 16 lanes. ErrorCode::unsupported when the code would
 /// exceed kMaxCodeBytes or the Program is not for AVX-512.
-Result<Code> emit_xbyak(const program::Program& program, std::string symbol);
+/// `integer_registers` of them hold pointers and counters, the rest lives on the stack: fewer than
+/// there are is for tests.
+inline constexpr int kIntegerRegisters = 13;
+Result<Code> emit_xbyak(const program::Program& program, std::string symbol,
+                        int integer_registers = kIntegerRegisters);
 
 inline constexpr std::size_t kMaxCodeBytes = 64 * 1024;  ///< instructions of one kernel
 

@@ -19,7 +19,6 @@ using program::Scalar;
 using program::ScalarId;
 using program::ScalarKind;
 using program::Stream;
-using program::StreamStep;
 
 /// All but rsp and the emitter's temporaries rax and rdx; caller-saved ones first.
 constexpr int kRegisters[] = {1, 6, 7, 8, 9, 10, 11, 3, 14, 15, 5, 13, 12};
@@ -38,8 +37,8 @@ struct Candidate {
 class FrameMaker {
  public:
   FrameMaker(const program::Program& program, const program::Stage& stage,
-             const LinearStage& linear)
-      : program_(program), stage_(stage), linear_(linear) {
+             const LinearStage& linear, int registers)
+      : program_(program), stage_(stage), linear_(linear), registers_(registers) {
     frame_.scalars.resize(program.scalars.size());
     frame_.counts_down.resize(program.scalars.size());
     frame_.streams.resize(linear.streams.size());
@@ -72,7 +71,6 @@ class FrameMaker {
   /// them.
   void find_reads() {
     for (const Stream& stream : linear_.streams) read(stream.bytes);
-    for (const StreamStep& step : linear_.steps) read(step.rewind_trip);
     for (const Inst& inst : stage_.code) {
       if (inst.op == Op::loop) read(inst.trip_scalar);
       if (inst.op == Op::if_equal) read(inst.scalar);
@@ -160,7 +158,8 @@ class FrameMaker {
                      [](const Candidate& a, const Candidate& b) {
                        return a.depth != b.depth ? a.depth > b.depth : a.uses > b.uses;
                      });
-    std::array<std::vector<const Candidate*>, kRegisterCount> tenants;
+    std::vector<std::vector<const Candidate*>> tenants(
+        static_cast<std::size_t>(std::clamp(registers_, 0, kRegisterCount)));
     for (const Candidate& candidate : candidates_) {
       const auto overlaps = [&](const Candidate* other) {
         return candidate.begin <= other->end && other->begin <= candidate.end;
@@ -184,6 +183,7 @@ class FrameMaker {
   const program::Program& program_;
   const program::Stage& stage_;
   const LinearStage& linear_;
+  const int registers_;
   std::vector<bool> read_;
   bool needs_batch_ = false;
   std::vector<Candidate> candidates_;
@@ -193,8 +193,8 @@ class FrameMaker {
 }  // namespace
 
 Frame make_frame(const program::Program& program, const program::Stage& stage,
-                 const LinearStage& linear) {
-  return FrameMaker(program, stage, linear).run();
+                 const LinearStage& linear, int registers) {
+  return FrameMaker(program, stage, linear, registers).run();
 }
 
 }  // namespace convt::xbyak

@@ -41,7 +41,8 @@ struct Frame {
   std::vector<int> saved;  ///< callee-saved registers in use
 };
 
+/// At most `registers` registers hold streams, counters and lets.
 Frame make_frame(const program::Program& program, const program::Stage& stage,
-                 const program::LinearStage& linear);
+                 const program::LinearStage& linear, int registers);
 
 }  // namespace convt::xbyak

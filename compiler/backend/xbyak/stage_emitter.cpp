@@ -68,14 +68,14 @@ int find_unused_vector(const program::Stage& stage) {
 
 StageEmitter::StageEmitter(CodeGenerator& code, const program::Program& program,
                            const program::Stage& stage, const ConstantBlock& constants,
-                           std::vector<Code::Role>& roles)
+                           int integer_registers, std::vector<Code::Role>& roles)
     : code_(code),
       program_(program),
       stage_(stage),
       constants_(constants),
       roles_(roles),
       linear_(linearise(program, stage)),
-      frame_(make_frame(program, stage, linear_)),
+      frame_(make_frame(program, stage, linear_, integer_registers)),
       scratch_vector_(find_unused_vector(stage)) {}
 
 std::string StageEmitter::emit() {
@@ -87,7 +87,6 @@ std::string StageEmitter::emit() {
   Label done;
   emit_entry(done);
   code_.L(item);
-  forget_pointer();
   const auto end = static_cast<std::int32_t>(stage_.code.size());
   for (std::int32_t at = 0; at < end && error_.empty(); ++at) at = emit_instruction(at);
   emit_next_item(item, done);
@@ -161,7 +160,6 @@ void StageEmitter::emit_decode() {
 }
 
 void StageEmitter::emit_next_item(Label& item, Label& done) {
-  forget_pointer();
   code_.dec(slot(frame_.items_left));
   code_.jz(done, CodeGenerator::T_NEAR);
   for (std::size_t i = stage_.grid.size(); i-- > 0;) {

@@ -35,7 +35,7 @@ struct ConstantBlock {
 class StageEmitter {
  public:
   StageEmitter(Xbyak::CodeGenerator& code, const program::Program& program,
-               const program::Stage& stage, const ConstantBlock& constants,
+               const program::Stage& stage, const ConstantBlock& constants, int integer_registers,
                std::vector<Code::Role>& roles);
 
   /// Emits the stage at the current position. An empty string, or why it cannot.
