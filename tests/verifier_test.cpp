@@ -1,7 +1,6 @@
 // The verifier accepts right Programs and names what is wrong with others.
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -11,33 +10,16 @@
 #include "access_trace.hpp"
 #include "compiler/program/builder.hpp"
 #include "compiler/program/passes.hpp"
+#include "small_programs.hpp"
 
 namespace convt::program {
 namespace {
 
 using testing::HasSubstr;
 
-constexpr int kLanes = 16;
+using namespace test;
 
-Buffer make_buffer(BufferKind kind, const char* name, std::vector<std::int64_t> extent,
-                   bool batched) {
-  Buffer buffer;
-  buffer.kind = kind;
-  buffer.name = name;
-  buffer.axes = static_cast<int>(extent.size());
-  std::int64_t stride = 1;
-  for (std::size_t axis = extent.size(); axis-- > 0;) {
-    buffer.extent[axis] = extent[axis];
-    buffer.stride[axis] = stride;
-    stride *= extent[axis];
-  }
-  buffer.batch_axis = batched ? 0 : -1;
-  return buffer;
-}
-
-Mem at(AddressId address, std::uint8_t lane_axis, std::array<std::int32_t, kMaxAxes> delta = {}) {
-  return {address, lane_axis, delta};
-}
+constexpr int kLanes = kSmallLanes;
 
 /// The nth instruction of an op.
 Inst& find(Program& program, Op op, int nth = 0, std::size_t stage = 0) {
@@ -61,7 +43,7 @@ void expect_accepted(const Program& program) {
   const Result<VerifyStats> result = verify(program);
   EXPECT_TRUE(result.ok()) << result.error().message;
   for (const std::int64_t batch : {1, 2, 5}) {
-    const test::AccessTrace trace = test::trace_accesses(program, batch);
+    const AccessTrace trace = trace_accesses(program, batch);
     EXPECT_TRUE(trace.sound()) << "batch " << batch << ": " << trace.violation << ", unwritten "
                                << trace.unwritten << ", repeated " << trace.repeated;
   }
@@ -73,32 +55,6 @@ void expect_refused(const Program& program, const std::string& why,
   ASSERT_FALSE(result.ok()) << "accepted, although: " << why;
   EXPECT_THAT(result.error().message, HasSubstr(why));
   EXPECT_EQ(result.error().code, code);
-}
-
-// ---- A copy of rows of 40: two vectors and a tail of 8, chosen by a table.
-
-Program copy_program() {
-  Builder b("copy", kLanes, 32, 7);
-  const BufferId src = b.buffer(make_buffer(BufferKind::src, "src", {0, 40}, true));
-  const BufferId dst = b.buffer(make_buffer(BufferKind::dst, "dst", {0, 40}, true));
-  const TableId tails = b.table("tails", 1, {0, 0, 1});
-  b.begin_stage("copy");
-  const ScalarId image = b.coordinate("image", {1, 1});
-  const ScalarId block = b.coordinate("block", {3, 0});
-  const ScalarId tail = b.let("tail", tails, Affine::of(block), 0);
-  const std::vector<Affine> index = {Affine::of(image), Affine::of(block, kLanes)};
-  const Reg v = b.vector();
-  b.begin_if_equal(tail, 0);
-  b.load(v, at(b.address(src, index), 1));
-  b.store(at(b.address(dst, index), 1), v);
-  b.end_if();
-  b.begin_if_equal(tail, 1);
-  const Reg mask = b.mask(0xff);
-  b.load(v, at(b.address(src, index), 1), mask);
-  b.store(at(b.address(dst, index), 1), v, mask);
-  b.end_if();
-  b.end_stage();
-  return b.finish();
 }
 
 TEST(Verifier, AcceptsCopyWithTail) { expect_accepted(copy_program()); }
@@ -190,34 +146,6 @@ TEST(VerifierBounds, HugeCoefficientsDoNotOverflow) {
   program = copy_program();
   index_of(program, BufferKind::src, 1).constant = INT64_MIN;
   expect_refused(program, "insane index constant");
-}
-
-// ---- Rows with as many taps as a table says, zero included; taps look back from a first input
-// row.
-
-Program rows_program() {
-  Builder b("rows", kLanes, 32, 7);
-  const BufferId src = b.buffer(make_buffer(BufferKind::src, "src", {0, 4, kLanes}, true));
-  const BufferId dst = b.buffer(make_buffer(BufferKind::dst, "dst", {0, 5, kLanes}, true));
-  const BufferId weights = b.buffer(make_buffer(BufferKind::weights, "weights", {3}, false));
-  //                                      out, input, taps
-  const TableId rows = b.table("rows", 3, {4, 3, 2, 0, 0, 1, 1, 99, 0, 2, 2, 3, 3, 1, 2});
-  b.begin_stage("rows");
-  const ScalarId image = b.coordinate("image", {1, 1});
-  const Affine row = Affine::of(b.coordinate("row", {5, 0}));
-  const Affine out = Affine::of(b.let("out", rows, row, 0));
-  const Affine input = Affine::of(b.let("input", rows, row, 1));
-  const ScalarId taps = b.let("taps", rows, row, 2);
-  const Reg acc = b.vector();
-  b.zero(acc);
-  const ScalarId tap = b.begin_loop("tap", taps);
-  const Reg x = b.vector();
-  b.load(x, at(b.address(src, {Affine::of(image), input - Affine::of(tap), Affine(0)}), 2));
-  b.fma(acc, x, at(b.address(weights, {Affine::of(tap)}), 0), Operand::broadcast_mem);
-  b.end_loop();
-  b.store(at(b.address(dst, {Affine::of(image), out, Affine(0)}), 2), acc);
-  b.end_stage();
-  return b.finish();
 }
 
 TEST(Verifier, AcceptsTableTripsWithZero) { expect_accepted(rows_program()); }
@@ -560,24 +488,6 @@ TEST(VerifierCoverage, SecondStageStoresTheRest) {
   expect_refused(make(0), "stored more than once");
 }
 
-/// Tiles of a table of (row, column): rows and columns are linked and covered together.
-Program tiles_program(std::vector<std::int32_t> tiles) {
-  Builder b("tiles", kLanes, 32, 7);
-  const BufferId dst = b.buffer(make_buffer(BufferKind::dst, "dst", {0, 2, 32}, true));
-  const auto count = static_cast<std::int64_t>(tiles.size() / 2);
-  const TableId table = b.table("tiles", 2, std::move(tiles));
-  b.begin_stage("tiles");
-  const ScalarId image = b.coordinate("image", {1, 1});
-  const Affine tile = Affine::of(b.coordinate("tile", {count, 0}));
-  const Affine row = Affine::of(b.let("row", table, tile, 0));
-  const Affine column = Affine::of(b.let("column", table, tile, 1));
-  const Reg v = b.vector();
-  b.zero(v);
-  b.store(at(b.address(dst, {Affine::of(image), row, column}), 2), v);
-  b.end_stage();
-  return b.finish();
-}
-
 TEST(VerifierCoverage, LinkedAxes) {
   expect_accepted(tiles_program({0, 0, 1, 16, 1, 0, 0, 16}));
   expect_refused(tiles_program({0, 0, 1, 16, 1, 0, 0, 15}), "stored more than once");
@@ -653,49 +563,7 @@ TEST(VerifierCoverage, GivesUpOnHugeEnumerations) {
 
 // ---- Batch.
 
-constexpr std::int64_t kBlock = 3;
-
-struct BatchCopy {
-  Builder b{"batch", kLanes, 32, 7};
-  BufferId src, dst;
-  ScalarId block = kNone, count = kNone;
-
-  BatchCopy() {
-    src = b.buffer(make_buffer(BufferKind::src, "src", {0, kLanes}, true));
-    dst = b.buffer(make_buffer(BufferKind::dst, "dst", {0, kLanes}, true));
-    b.begin_stage("batch");
-    block = b.coordinate("block", {1, kBlock});
-    count = b.let_batch_count("count", block, kBlock);
-  }
-  void copy(const Affine& image) {
-    const Reg v = b.vector();
-    b.load(v, at(b.address(src, {image, Affine(0)}), 1));
-    b.store(at(b.address(dst, {image, Affine(0)}), 1), v);
-  }
-  Program finish() {
-    b.end_stage();
-    return b.finish();
-  }
-};
-
-Program batch_loop_program() {
-  BatchCopy c;
-  const ScalarId j = c.b.begin_loop("j", c.count);
-  c.copy(Affine::of(c.block, kBlock) + Affine::of(j));
-  c.b.end_loop();
-  return c.finish();
-}
-
-/// Blocks of `unrolled` images straight, smaller ones one image at a time.
-Program batch_unrolled_program(std::int64_t first_smaller) {
-  BatchCopy c;
-  for (std::int64_t n = first_smaller; n <= kBlock; ++n) {
-    c.b.begin_if_equal(c.count, n);
-    for (std::int64_t j = 0; j < n; ++j) c.copy(Affine::of(c.block, kBlock) + j);
-    c.b.end_if();
-  }
-  return c.finish();
-}
+constexpr std::int64_t kBlock = BatchCopy::kBlock;
 
 TEST(VerifierBatch, LoopOverTheBlock) { expect_accepted(batch_loop_program()); }
 
@@ -757,51 +625,6 @@ TEST(VerifierBatch, CountMustBeOfTheGrid) {
   Program program = batch_loop_program();
   program.scalars[find(program, Op::let).scalar].batch_block = 2;
   expect_refused(program, "does not count the grid's batch blocks");
-}
-
-// ---- Workspace: a panel of 6 rows of 2 vectors is filled, then read in windows of 3 rows.
-
-struct PanelChange {
-  std::int64_t rows = 6;    ///< filled
-  std::int64_t window = 3;  ///< rows read from each of 4 first rows
-  std::int64_t vector_step = 16;
-  bool read_first = false;
-};
-
-Program panel_program(const PanelChange& change = {}) {
-  Builder b("panel", kLanes, 32, 7);
-  const BufferId dst = b.buffer(make_buffer(BufferKind::dst, "dst", {0, 4, kLanes}, true));
-  const BufferId panel = b.buffer(make_buffer(BufferKind::workspace, "panel", {6, 32}, false));
-  const TableId table = b.table("rows", 1, {static_cast<std::int32_t>(change.rows)});
-  b.begin_stage("panel");
-  const ScalarId image = b.coordinate("image", {1, 1});
-  const ScalarId rows = b.let("rows", table, Affine(0), 0);
-  const Reg v = b.vector();
-  const auto fill = [&] {
-    const ScalarId r = b.begin_loop("r", rows);
-    const ScalarId c = b.begin_loop("c", 2);
-    b.zero(v);
-    b.store(at(b.address(panel, {Affine::of(r), Affine::of(c, change.vector_step)}), 1), v);
-    b.end_loop();
-    b.end_loop();
-  };
-  const auto use = [&] {
-    const ScalarId first = b.begin_loop("first", 4);
-    const Reg acc = b.vector();
-    b.zero(acc);
-    const ScalarId k = b.begin_loop("k", change.window);
-    const AddressId in = b.address(panel, {Affine::of(first) + Affine::of(k), Affine(0)});
-    b.binary(Op::add, acc, acc, at(in, 1), Operand::vector_mem);
-    b.binary(Op::add, acc, acc, at(in, 1, {0, 31}), Operand::broadcast_mem);
-    b.end_loop();
-    b.store(at(b.address(dst, {Affine::of(image), Affine::of(first), Affine(0)}), 2), acc);
-    b.end_loop();
-  };
-  if (change.read_first) use();
-  fill();
-  if (!change.read_first) use();
-  b.end_stage();
-  return b.finish();
 }
 
 TEST(VerifierWorkspace, FilledPanel) { expect_accepted(panel_program()); }

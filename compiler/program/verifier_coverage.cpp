@@ -36,38 +36,43 @@ constexpr std::int64_t kMaxCombinations = 1 << 22;  // of classes
 /// them.
 class Classes {
  public:
-  explicit Classes(std::int64_t points)
-      : class_of_(static_cast<std::size_t>(points), 0), seen_(static_cast<std::size_t>(points), 0) {
+  explicit Classes(std::int64_t points) : state_(static_cast<std::size_t>(points), 0) {
+    touched_.reserve(state_.size());
     classes_.push_back({-1, -1, 0, points, {-1, -1}});
   }
 
   /// A point that is no element of the output.
   void exclude(std::int64_t point) {
-    class_of_[static_cast<std::size_t>(point)] = -1;
+    state_[static_cast<std::size_t>(point)] = kExcluded;
     classes_[0].size -= 1;
   }
 
   /// Counts a write by the part at hand; false where nothing may be written.
   bool mark(std::int64_t point) {
-    const auto p = static_cast<std::size_t>(point);
-    if (p >= class_of_.size() || class_of_[p] < 0) return false;
-    if (seen_[p] == 0) touched_.push_back(p);
-    if (seen_[p] < 2) seen_[p] += 1;
+    if (static_cast<std::uint64_t>(point) >= state_.size()) return false;
+    std::uint32_t& state = state_[static_cast<std::size_t>(point)];
+    const std::uint32_t writes = state & 3;
+    if (state == kExcluded) return false;
+    if (writes == 0) touched_.push_back(static_cast<std::uint32_t>(point));
+    state += writes < 2 ? 1 : 0;
     return true;
   }
 
   /// Splits the classes by what was marked for the part; parts are numbered from 0.
   void end_part() {
-    for (const std::size_t point : touched_) {
-      const std::int32_t from = class_of_[point], to = child(from, seen_[point]);
-      at(from).size -= 1;
+    std::uint32_t known = kExcluded;  // most points go the way of the one before them
+    std::int32_t to = 0;
+    for (const std::uint32_t point : touched_) {
+      std::uint32_t& state = state_[point];
+      if (state != known) to = child(static_cast<std::int32_t>(state >> 2), state & 3);
+      known = state;
+      state = static_cast<std::uint32_t>(to) << 2;
       at(to).size += 1;
-      class_of_[point] = to;
-      seen_[point] = 0;
     }
+    for (const std::int32_t made : made_) at(at(made).parent).size -= at(made).size;
+    for (const std::int32_t made : made_) at(at(made).parent).child = {-1, -1};
     touched_.clear();
-    for (const std::int32_t parent : split_) at(parent).child = {-1, -1};
-    split_.clear();
+    made_.clear();
     parts_ += 1;
   }
 
@@ -95,8 +100,8 @@ class Classes {
 
   /// Some point of a class.
   [[nodiscard]] std::int64_t example(std::int64_t place) const {
-    const std::int32_t wanted = live_[static_cast<std::size_t>(place)];
-    return std::find(class_of_.begin(), class_of_.end(), wanted) - class_of_.begin();
+    const auto wanted = static_cast<std::uint32_t>(live_[static_cast<std::size_t>(place)]) << 2;
+    return std::find(state_.begin(), state_.end(), wanted) - state_.begin();
   }
 
  private:
@@ -109,21 +114,24 @@ class Classes {
 
   Class& at(std::int32_t id) { return classes_[static_cast<std::size_t>(id)]; }
 
-  std::int32_t child(std::int32_t parent, int count) {
-    const auto slot = static_cast<std::size_t>(count - 1);
+  std::int32_t child(std::int32_t parent, std::uint32_t count) {
+    const std::size_t slot = count - 1;
     if (at(parent).child[slot] < 0) {
-      split_.push_back(parent);
-      at(parent).child[slot] = static_cast<std::int32_t>(classes_.size());
-      classes_.push_back({parent, parts_, count, 0, {-1, -1}});
+      const auto made = static_cast<std::int32_t>(classes_.size());
+      made_.push_back(made);
+      at(parent).child[slot] = made;
+      classes_.push_back({parent, parts_, static_cast<int>(count), 0, {-1, -1}});
     }
     return at(parent).child[slot];
   }
 
-  std::vector<std::int32_t> class_of_;  ///< by point
-  std::vector<std::uint8_t> seen_;      ///< by point: writes by the part at hand, at most 2
-  std::vector<std::size_t> touched_;
+  static constexpr std::uint32_t kExcluded = ~std::uint32_t{0};
+
+  /// By point: 4 * class + writes by the part at hand, at most 2.
+  std::vector<std::uint32_t> state_;
+  std::vector<std::uint32_t> touched_;  ///< points that the part at hand writes
   std::vector<Class> classes_;
-  std::vector<std::int32_t> split_;
+  std::vector<std::int32_t> made_;  ///< classes split off by the part at hand
   std::int32_t parts_ = 0;
   std::vector<std::int32_t> live_;
 };
