@@ -20,6 +20,7 @@
 #include "compiler/program/passes.hpp"
 #include "guarded_buffer.hpp"
 #include "mutation.hpp"
+#include "random_cover.hpp"
 #include "small_programs.hpp"
 
 namespace convt::test {
@@ -138,6 +139,22 @@ TEST(Mutation, HandWrittenPrograms) {
         batch_loop_program(), batch_unrolled_program(1), panel_program()}) {
     ASSERT_TRUE(verify(program).ok());
     check_mutants(program, 200, random, counts);
+    if (HasFatalFailure()) break;
+  }
+  std::cout << "seed " << seed() << ": " << counts << "\n";
+}
+
+TEST(Mutation, RandomCovers) {
+  std::mt19937 random(seed());
+  Counts counts;
+  for (int i = 0; i < 200; ++i) {
+    const Program program = random_cover_program(random);
+    const Result<VerifyStats> verified = verify(program);
+    ASSERT_TRUE(verified.ok()) << verified.error().message << "\n" << to_text(program);
+    for (const std::int64_t batch : {1, 2, 3, 5}) {
+      ASSERT_TRUE(trace_accesses(program, batch).sound()) << to_text(program);
+    }
+    check_mutants(program, 20, random, counts);
     if (HasFatalFailure()) break;
   }
   std::cout << "seed " << seed() << ": " << counts << "\n";
