@@ -6,7 +6,22 @@
 
 #include <exception>
 
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CONVT_THREAD_SANITIZER 1
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define CONVT_THREAD_SANITIZER 1
+#endif
+
 namespace convt {
+
+/// ThreadSanitizer ends a child that starts threads if its parent had any.
+#if defined(CONVT_THREAD_SANITIZER)
+inline constexpr bool kChildMayStartThreads = false;
+#else
+inline constexpr bool kChildMayStartThreads = true;
+#endif
 
 /// Forks; the child calls `body`, which returns whether all went well, and exits. Returns what the
 /// child's body returned; false if it died or hung (two minutes).

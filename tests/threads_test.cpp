@@ -108,6 +108,7 @@ TEST(ThreadPool, LoopsInsideLoopsRunOnTheirThread) {
 }
 
 TEST(ThreadPool, SurvivesAFork) {
+  if (!kChildMayStartThreads) GTEST_SKIP();
   ThreadPool pool(3);
   std::atomic<int> calls{0};
   const Task count([](void* context, int) { ++*static_cast<std::atomic<int>*>(context); }, &calls);
@@ -386,6 +387,7 @@ TEST(Threads, RunsOfOneKernelAtOnce) {
 }
 
 TEST(Threads, AForkedChildCompilesAndRuns) {
+  if (!kChildMayStartThreads) GTEST_SKIP();
   Runtime runtime({.threads = 3, .task_us = 0});
   const Problem layer = small_layer(8);
   const Kernel kernel = runtime.compile(layer).value();
@@ -405,6 +407,7 @@ TEST(Threads, AForkedChildCompilesAndRuns) {
 }
 
 TEST(Threads, ForksWhileOthersCompileAndRun) {
+  if (!kChildMayStartThreads) GTEST_SKIP();
   Runtime runtime({.threads = 2, .task_us = 0});
   std::atomic<bool> stop{false};
   std::thread busy([&] {
