@@ -11,6 +11,7 @@
 #include "tools/layer_run.hpp"
 #include "tools/machine.hpp"
 #include "tools/measure.hpp"
+#include "tools/output_file.hpp"
 #include "tools/progress.hpp"
 #include "tools/roofline.hpp"
 #include "tools/test_chart.hpp"
@@ -116,7 +117,7 @@ class Report {
         "{}",
         table_.line(
             {layer.name, fmt::format("{}", fmt::join(dst_shape(layer.problem, layer.batch), " x ")),
-             fmt::format("{:.0f}", info.times.total_us), fmt::format("{:.3f}", timing.min_ms),
+             fmt::format("{:.0f}", info.times.total_us), fmt::format("{:.4f}", timing.min_ms),
              fmt::format("{:.1f}", 2 * work.macs / timing.min_ms * 1e-6), share,
              fmt::format("{:.3f}", check.worst_ratio), info.plan}));
     if (!check.ok) fmt::print("    WRONG: {}\n", check.first_failure);
@@ -140,6 +141,8 @@ void print_machine(Machine* machine, int threads) {
 Result<int> demo(const DemoOptions& options) {
   const Result<Picture> picture = load_picture(options.photo);
   if (!picture.ok()) return picture.error();
+  Status status = check_writable(options.output);
+  if (!status.ok()) return status.error();
   Result<Machine> measured = Machine::measure(options.common.threads);
   Machine* machine = measured.ok() ? &*measured : nullptr;
   print_machine(machine, options.common.threads);
@@ -173,11 +176,11 @@ Result<int> demo(const DemoOptions& options) {
       "error/bound: the largest error against a double-precision reference; at most 1 is "
       "right\n\n");
   if (picture->is_new) {
-    const Status status = write_png(input_path(options.output), image);
+    status = write_png(input_path(options.output), image);
     if (!status.ok()) return status.error();
     fmt::print("written {} ({} x {})\n", input_path(options.output), image.width, image.height);
   }
-  const Status status = write_png(options.output, large);
+  status = write_png(options.output, large);
   if (!status.ok()) return status.error();
   fmt::print("written {} ({} x {})\n", options.output, large.width, large.height);
   return all_right ? kExitWell : kExitCheckFailed;

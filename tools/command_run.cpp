@@ -108,7 +108,7 @@ Result<double> timed_run(LayerRun* run) {
 /// The time is that of a second run: the first one finds cold caches and untouched pages.
 Result<double> run_twice(LayerRun* run) {
   const Result<double> first = timed_run(run);
-  if (!first.ok()) return first;
+  if (!first.ok()) return first.error();
   return timed_run(run);
 }
 

@@ -1,8 +1,8 @@
 // The classes by which layers are compared with other libraries: each needs kernels of its own.
 #pragma once
 
-#include <compare>
 #include <string>
+#include <tuple>
 
 #include <convt/problem.hpp>
 
@@ -14,8 +14,11 @@ struct LayerClass {
   LayerKind kind = LayerKind::dense;
   int rank = 2;
 
-  auto operator<=>(const LayerClass&) const = default;
   [[nodiscard]] std::string name() const;  ///< "kernel = stride, 2-D"
+
+  friend bool operator<(const LayerClass& a, const LayerClass& b) {
+    return std::tie(a.kind, a.rank) < std::tie(b.kind, b.rank);
+  }
 };
 
 /// The first that fits: depthwise (one channel a group), grouped, output channels <= 8, kernel =

@@ -122,7 +122,8 @@ double measure_sweep(const MachineKernels& kernels, const Experiment& experiment
   constexpr int kRuns = 8;
   const SweepLoop loop = kernels.sweep(experiment.sweep);
   if (loop == nullptr) return 0;
-  const auto arrays = static_cast<std::size_t>(experiment.sweep.reads + experiment.sweep.writes);
+  const std::size_t arrays = static_cast<std::size_t>(experiment.sweep.reads) +
+                             static_cast<std::size_t>(experiment.sweep.writes);
   const std::size_t part =
       static_cast<std::size_t>(experiment.set_bytes) / static_cast<std::size_t>(threads);
   const std::size_t bytes = std::max(part / arrays / kGranule, std::size_t{1}) * kGranule;

@@ -79,6 +79,14 @@ Status OutputFile::commit() {
   return ok_status();
 }
 
+Status check_writable(const std::string& path) {
+  if (is_special(path)) return ok_status();
+  const Result<OutputFile> file =
+      OutputFile::create(path);  // gone again at the end of this function
+  if (!file.ok()) return file.error();
+  return ok_status();
+}
+
 Status write_file(const std::string& path, std::string_view contents) {
   Result<OutputFile> file = OutputFile::create(path);
   if (!file.ok()) return file.error();

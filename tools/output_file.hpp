@@ -35,6 +35,9 @@ class OutputFile {
   std::FILE* stream_ = nullptr;
 };
 
+/// Whether a file could be written, asked before long work whose result is to go there.
+Status check_writable(const std::string& path);
+
 /// Writes a whole file.
 Status write_file(const std::string& path, std::string_view contents);
 

@@ -189,11 +189,13 @@ Color chart_color(Point p, double width, double pixels) {
 Color pixel_color(std::int64_t x, std::int64_t y, double width, double pixels) {
   constexpr int kPoints = 4;
   Color sum;
-  for (int i = 0; i < kPoints * kPoints; ++i) {
-    const Point p{(static_cast<double>(x) + (i % kPoints + 0.5) / kPoints) / pixels,
-                  (static_cast<double>(y) + (i / kPoints + 0.5) / kPoints) / pixels};
-    const Color color = chart_color(p, width, pixels);
-    sum = {sum.r + color.r, sum.g + color.g, sum.b + color.b};
+  for (int row = 0; row < kPoints; ++row) {
+    for (int column = 0; column < kPoints; ++column) {
+      const Point p{(static_cast<double>(x) + (column + 0.5) / kPoints) / pixels,
+                    (static_cast<double>(y) + (row + 0.5) / kPoints) / pixels};
+      const Color color = chart_color(p, width, pixels);
+      sum = {sum.r + color.r, sum.g + color.g, sum.b + color.b};
+    }
   }
   return mix({}, sum, 1.0 / (kPoints * kPoints));
 }
