@@ -97,10 +97,13 @@ typedef struct convt_problem {
 convt_status_t convt_problem_init(convt_problem_t* problem, int rank);
 
 /* Reads the text form ("r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 f32 nchw xp0
- * yp0"). Errors: INVALID_ARGUMENT, what was expected and where. */
+ * yp0") and validates it. Errors: INVALID_ARGUMENT, what was expected and where; those of
+ * convt_problem_validate(). */
 convt_status_t convt_problem_parse(const char* text, convt_problem_t* problem);
 
-/* Checks every field and derived size. Errors: INVALID_ARGUMENT names parameter, value and axis. */
+/* Checks every field and derived size. Errors, which name parameter, value and axis:
+ * INVALID_ARGUMENT for what makes no sense; UNSUPPORTED beyond a limit (kernel and stride 2^20,
+ * other lengths and channels 2^40, each tensor below 2^40 bytes). */
 convt_status_t convt_problem_validate(const convt_problem_t* problem);
 
 /* ---- Kernels -----------------------------------------------------------------------------------
@@ -129,8 +132,8 @@ typedef struct convt_kernel convt_kernel_t;
 
 /* Compiles `problem`, or finds it in the process-wide cache (which keeps 64 MiB of code). `options`
  * may be null for the defaults. On success *kernel is a handle for convt_kernel_destroy(); on
- * failure it is null. Errors: INVALID_ARGUMENT, UNSUPPORTED (no plan fits, strict refuses them all,
- * or CONVT_BACKEND_XBYAK without AVX-512), OUT_OF_MEMORY. */
+ * failure it is null. Errors: INVALID_ARGUMENT, UNSUPPORTED (beyond a limit, no plan fits, strict
+ * refuses the best one, or CONVT_BACKEND_XBYAK without AVX-512), OUT_OF_MEMORY, INTERNAL. */
 convt_status_t convt_compile(const convt_problem_t* problem, const convt_options_t* options,
                              convt_kernel_t** kernel);
 
@@ -187,8 +190,8 @@ typedef struct convt_run_arguments {
   size_t weights_bytes;
   const void* bias; /* (Cout) if the problem has a bias, else null */
   void* dst;        /* y; may share no byte with x, the weights or the bias */
-  int32_t threads;  /* at most so many, the caller's included; 0: all of the machine's; the result
-                       does not depend on it */
+  int32_t threads;  /* at most so many, the caller's included; 0: the CPUs this process may use;
+                       the result does not depend on it */
   convt_parallel_for_t parallel_for; /* null: convt's own pool */
   void* parallel_for_context;
   void* workspace; /* 64-byte aligned, unused by others meanwhile; null: the kernel's own */
@@ -201,9 +204,10 @@ typedef struct convt_run_arguments {
 /* Bytes of workspace that let a run use `threads` threads; 0 for most kernels. */
 size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads);
 
-/* Computes y. Re-entrant; allocates nothing unless it fails. Errors, before a byte is written:
- * INVALID_ARGUMENT if a pointer is missing, batch is negative or too large, weights are packed for
- * another layout, y overlaps an input, or the workspace is too small or misaligned. */
+/* Computes y. Re-entrant; machine code allocates nothing unless it is refused. Errors, before a byte
+ * is written: INVALID_ARGUMENT if a pointer is missing (or a bias given that the layer has not),
+ * batch or threads are negative, weights are packed for another layout, y overlaps an input, or the
+ * workspace is too small or misaligned; UNSUPPORTED if batch makes a tensor of 2^40 bytes. */
 convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments_t* arguments);
 
 /* ---- The process-wide cache --------------------------------------------------------------------

@@ -53,8 +53,8 @@ struct RunArguments {
   const void* bias = nullptr;  ///< (Cout); needed when problem.bias, otherwise null
   /// y: (N, Cout, O...) or (N, O..., Cout). May share no byte with x, the weights or the bias.
   void* dst = nullptr;
-  /// At most so many threads, the caller's included. 0: as many as the machine has. 1: only the
-  /// caller's. Small layers use fewer. The result does not depend on it, bit for bit.
+  /// At most so many threads, the caller's included. 0: as many as the Runtime's pool has. 1: only
+  /// the caller's. Small layers use fewer. The result does not depend on it, bit for bit.
   int threads = 0;
   ParallelFor parallel_for{};  ///< the user's threads; none: the Runtime's own pool
   /// Scratch memory of the caller's, 64-byte aligned, untouched by others during the run; null: the
@@ -119,16 +119,18 @@ class Kernel {
 
   /// As pack(), into memory of the caller's (at least packed_weights_bytes() bytes, any alignment,
   /// 64 is fastest). The returned view is what run() takes; the bytes may be copied, stored and
-  /// mapped elsewhere.
+  /// mapped elsewhere. Errors: invalid_argument, also when packed is null or packed_bytes too few.
   [[nodiscard]] Result<WeightsView> pack_into(const float* canonical, std::size_t count,
                                               void* packed, std::size_t packed_bytes) const;
 
   /// Workspace that lets a run use `threads` threads; 0 for most kernels.
   [[nodiscard]] std::size_t workspace_bytes(int threads) const;
 
-  /// Computes y. Re-entrant; allocates nothing. Errors (invalid_argument, before any byte is
-  /// written): a pointer missing, batch negative or too large, weights packed for another layout, y
-  /// overlapping an input, a workspace too small or misaligned.
+  /// Computes y. Re-entrant; machine code allocates nothing unless it is refused. Rounding and
+  /// denormals are as the caller's MXCSR says, on all threads. Errors, before any byte is written:
+  /// invalid_argument when a pointer is missing (or a bias given that the layer has not), batch or
+  /// threads are negative, weights are packed for another layout, y overlaps an input, or the
+  /// workspace is too small or misaligned; unsupported when batch makes a tensor of 2^40 bytes.
   Status run(const RunArguments& arguments) const;
 
   /// The machine code, as it stands in memory; empty for the interpreter.

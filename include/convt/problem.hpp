@@ -30,12 +30,12 @@ enum class Layout : std::uint8_t { nchw, nhwc };  ///< channels first / channels
 inline constexpr int kMaxRank = 3;
 
 struct Axis {
-  std::int64_t input = 1;
-  std::int64_t kernel = 1;
-  std::int64_t stride = 1;
-  std::int64_t dilation = 1;
+  std::int64_t input = 1;       ///< I: length of x
+  std::int64_t kernel = 1;      ///< K: taps
+  std::int64_t stride = 1;      ///< S
+  std::int64_t dilation = 1;    ///< D: distance of neighbouring taps, 1 when dense
   std::int64_t crop_begin = 0;  ///< b: elements dropped at the begin of the full result
-  std::int64_t output = 1;      ///< O
+  std::int64_t output = 1;      ///< O: length of y
   std::int64_t zero_tail = 0;   ///< count of trailing positions that are exactly 0, bias not added
 
   bool operator==(const Axis&) const = default;
@@ -53,7 +53,7 @@ struct Problem {
   std::int64_t groups = 1;
   std::array<Axis, kMaxRank> axes{};  ///< axes past `rank` keep their defaults
   bool bias = false;
-  DataType dtype = DataType::f32;
+  DataType dtype = DataType::f32;  ///< of x, weights, bias and y
   Layout layout = Layout::nchw;
   /// Channels of the tensor that x (y) is a channel slice of; 0 means dense (= in_/out_channels).
   /// The pointer given to run() is that of the slice's first element.
@@ -79,13 +79,19 @@ struct Problem {
   [[nodiscard]] std::string to_text() const;
 };
 
-/// Checks every field and every derived size (no size_t or int64 overflow; tensors below 2^40 bytes
-/// each). The message names parameter, value and axis.
+/// Checks every field and every derived size. The message names parameter, value and axis. Errors:
+/// invalid_argument for what makes no sense (lengths below 1, crop_begin below 0, zero_tail beyond
+/// the output, channels that groups do not divide, a pitch below the channels, axes set past the
+/// rank); unsupported beyond a limit (kernel and stride 2^20, other lengths and channels 2^40, each
+/// tensor below 2^40 bytes, live_macs() in 64 bits).
 Status validate(const Problem& problem);
 
-/// Checks a batch for a valid Problem: not negative, and the whole tensors below 2^40 bytes.
+/// Checks a batch for a valid Problem: not negative (invalid_argument), and the whole tensors below
+/// 2^40 bytes (unsupported).
 Status validate_batch(const Problem& problem, std::int64_t batch);
 
+/// The Problem of a text form; it is validated. Errors: invalid_argument says which word is wrong;
+/// those of validate().
 Result<Problem> parse_problem(std::string_view text);
 
 std::size_t hash_value(const Problem& problem);

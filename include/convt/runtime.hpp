@@ -68,8 +68,9 @@ class Runtime {
 
   /// The kernel of `problem`: a kept one (below a microsecond), or a new one (a few hundred).
   /// However many threads ask for the same at once, it is compiled once. Errors: invalid_argument
-  /// when problem or options are wrong; unsupported when no plan fits, strict refuses them all, or
-  /// Backend::xbyak meets a machine without AVX-512; out_of_memory. Nothing is kept of a failure.
+  /// when problem or options are wrong; unsupported when the layer is beyond a limit of validate(),
+  /// no plan fits, strict refuses the best one, or Backend::xbyak meets a machine without AVX-512;
+  /// out_of_memory; internal when the verifier refuses a program. Nothing is kept of a failure.
   Result<Kernel> compile(const Problem& problem, const Options& options = {});
 
   [[nodiscard]] CacheStatistics statistics() const;
