@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstring>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -35,15 +36,20 @@ Status write_packed(const PackedLayout& layout, const float* canonical, void* me
   Header header;
   header.layout_hash = format.layout_hash;
   header.payload_bytes = format.payload_bytes;
-  std::byte* const payload = static_cast<std::byte*>(memory) + sizeof header;
-  if (reinterpret_cast<std::uintptr_t>(payload) % alignof(float) == 0) {
-    pack_weights(layout, canonical, reinterpret_cast<float*>(payload));
-  } else {
-    std::vector<float> aligned(static_cast<std::size_t>(layout.elements()));
-    pack_weights(layout, canonical, aligned.data());
-    std::memcpy(payload, aligned.data(), format.payload_bytes);
-  }
   std::memcpy(memory, &header, sizeof header);
+  std::byte* const payload = static_cast<std::byte*>(memory) + sizeof header;
+  try {
+    if (reinterpret_cast<std::uintptr_t>(payload) % alignof(float) == 0) {
+      pack_weights(layout, canonical, reinterpret_cast<float*>(payload));
+    } else {
+      std::vector<float> aligned(static_cast<std::size_t>(layout.elements()));
+      pack_weights(layout, canonical, aligned.data());
+      std::memcpy(payload, aligned.data(), format.payload_bytes);
+    }
+  } catch (const std::bad_alloc&) {
+    std::memset(memory, 0, sizeof header);  // so that nobody takes it for packed weights
+    return Error{ErrorCode::out_of_memory, "no memory left while packing weights"};
+  }
   return ok_status();
 }
 

@@ -1,6 +1,7 @@
 #include <convt/runtime.hpp>
 
 #include <memory>
+#include <new>
 
 #include "runtime/compile.hpp"
 #include "runtime/executable_memory.hpp"
@@ -51,13 +52,17 @@ Runtime& Runtime::instance() {
 }
 
 Result<Kernel> Runtime::compile(const Problem& problem, const Options& options) {
-  Result<Target> target = choose_target(options);
-  if (!target.ok()) return target.error();
-  const KernelKey key{problem, *target, options};
-  Result<Parts::Cache::Pointer> kernel =
-      parts_->cache.find_or_compile(key, [&] { return parts_->compile(key); });
-  if (!kernel.ok()) return kernel.error();
-  return Kernel(std::move(*kernel));
+  try {
+    Result<Target> target = choose_target(options);
+    if (!target.ok()) return target.error();
+    const KernelKey key{problem, *target, options};
+    Result<Parts::Cache::Pointer> kernel =
+        parts_->cache.find_or_compile(key, [&] { return parts_->compile(key); });
+    if (!kernel.ok()) return kernel.error();
+    return Kernel(std::move(*kernel));
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::out_of_memory, "no memory left"};
+  }
 }
 
 CacheStatistics Runtime::statistics() const {
