@@ -1,0 +1,279 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <vector>
+
+#include "compiler/program/builder.hpp"
+#include "compiler/program/instruction_info.hpp"
+#include "compiler/program/interpreter.hpp"
+#include "compiler/program/passes.hpp"
+#include "virtual_program.hpp"
+
+namespace convt::program {
+namespace {
+
+/// An open stage of a Program without mask registers (AVX2), src and dst of 64 elements.
+struct Sketch {
+  Builder b;
+  BufferId src = 0, dst = 0;
+
+  explicit Sketch(int lanes = 8, int mask_registers = 0) : b("sketch", lanes, 16, mask_registers) {
+    Buffer buffer;
+    buffer.name = "src";
+    buffer.extent = {64};
+    buffer.stride = {1};
+    src = b.buffer(buffer);
+    buffer.kind = BufferKind::dst;
+    buffer.name = "dst";
+    dst = b.buffer(buffer);
+    b.begin_stage("compute");
+  }
+
+  Mem at(BufferId buffer, std::int32_t column) {
+    Mem mem;
+    mem.address = b.address(buffer, {Affine(0)});
+    mem.delta[0] = column;
+    return mem;
+  }
+  Reg load(std::int32_t column) {
+    const Reg reg = b.vector();
+    b.load(reg, at(src, column));
+    return reg;
+  }
+  Mem words(const std::array<std::uint32_t, 8>& values) { return b.constant(values); }
+  Program finish() {
+    b.end_stage();
+    return b.finish();
+  }
+  Program legalised() { return legalise(finish()); }
+};
+
+std::vector<Op> ops(const Program& program) {
+  std::vector<Op> result;
+  for (const Inst& inst : program.stages[0].code) result.push_back(inst.op);
+  return result;
+}
+
+/// dst of 64 elements after one item, src being 0, 1, 2, ...
+Result<std::vector<float>> run(const Program& program) {
+  std::vector<float> src(64), dst(64, -1.0f);
+  for (std::size_t i = 0; i < src.size(); ++i) src[i] = static_cast<float>(i);
+  Args args;
+  args.src = src.data();
+  args.dst = dst.data();
+  args.batch = 1;
+  const Status status = interpret(program, 0, args, 0, 1);
+  if (!status.ok()) return status.error();
+  return dst;
+}
+
+TEST(Legalise, ABroadcastOperandBecomesABroadcast) {
+  Sketch s;
+  const Reg a = s.load(0), d = s.load(8);
+  s.b.fma(d, a, s.at(s.src, 3), Operand::broadcast_mem);
+  const Program program = s.legalised();
+  EXPECT_EQ(ops(program), (std::vector{Op::load, Op::load, Op::broadcast, Op::fma}));
+  EXPECT_EQ(program.stages[0].code[3].b_kind, Operand::reg);
+  EXPECT_EQ(program.stages[0].code[3].b, program.stages[0].code[2].dst);
+}
+
+TEST(Legalise, ConsecutiveUsesShareABroadcast) {
+  Sketch s;
+  const Reg a = s.load(0), d = s.load(8), e = s.load(16);
+  s.b.fma(d, a, s.at(s.src, 3), Operand::broadcast_mem);
+  s.b.fma(e, a, s.at(s.src, 3), Operand::broadcast_mem);
+  s.b.fma(e, a, s.at(s.src, 4), Operand::broadcast_mem);
+  EXPECT_EQ(ops(s.legalised()), (std::vector{Op::load, Op::load, Op::load, Op::broadcast, Op::fma,
+                                             Op::fma, Op::broadcast, Op::fma}));
+}
+
+TEST(Legalise, NoBroadcastIsSharedAcrossAStoreOrABlock) {
+  Sketch s;
+  const Reg a = s.load(0), d = s.load(8);
+  s.b.fma(d, a, s.at(s.dst, 3), Operand::broadcast_mem);
+  s.b.store(s.at(s.dst, 0), a);
+  s.b.fma(d, a, s.at(s.dst, 3), Operand::broadcast_mem);
+  s.b.begin_loop("i", 2);
+  s.b.fma(d, a, s.at(s.dst, 3), Operand::broadcast_mem);
+  s.b.end_loop();
+  const Program program = s.legalised();
+  const std::vector<Op> all = ops(program);
+  EXPECT_EQ(std::count(all.begin(), all.end(), Op::broadcast), 3);
+}
+
+TEST(Legalise, MasksBecomeVectorsOfConstants) {
+  Sketch s;
+  const Reg d = s.b.vector();
+  s.b.load(d, s.at(s.src, 0), s.b.mask(0b101));
+  const Program program = s.legalised();
+  EXPECT_TRUE(masks_are_vectors(program));
+  EXPECT_EQ(ops(program), (std::vector{Op::load, Op::load}));
+  const Inst& mask = program.stages[0].code[0];
+  EXPECT_EQ(program.buffers[program.addresses[mask.mem.address].buffer].kind,
+            BufferKind::constants);
+  EXPECT_EQ(program.stages[0].code[1].mask, mask.dst);
+  EXPECT_EQ(program.constants,
+            (std::vector<std::uint32_t>{0xffffffff, 0, 0xffffffff, 0, 0, 0, 0, 0}));
+}
+
+TEST(Legalise, AMergeBecomesASelect) {
+  Sketch s;
+  const Reg a = s.load(0), b = s.load(8), d = s.load(16), k = s.b.mask(0x0f);
+  s.b.binary(Op::add, d, a, b, k);
+  s.b.store(s.at(s.dst, 0), d);
+  const Program program = s.legalised();
+  EXPECT_EQ(ops(program),
+            (std::vector{Op::load, Op::load, Op::load, Op::load, Op::add, Op::select, Op::store}));
+  const Result<std::vector<float>> dst = run(program);
+  ASSERT_TRUE(dst.ok()) << dst.error().message;
+  const std::vector<float> expected{8, 10, 12, 14, 20, 21, 22, 23};
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), dst->begin()));
+}
+
+TEST(Legalise, AMaskedFmaLeavesItsAccumulatorAlone) {
+  Sketch s;
+  const Reg a = s.load(0), d = s.load(8), k = s.b.mask(0x01);
+  s.b.fma(d, a, a, k);
+  EXPECT_EQ(ops(s.legalised()),
+            (std::vector{Op::load, Op::load, Op::load, Op::copy, Op::fma, Op::select}));
+}
+
+TEST(Legalise, MaskedMemoryOperandsTouchActiveLanesOnly) {
+  Sketch s;
+  const Reg a = s.load(0), d = s.load(8), k = s.b.mask(0x0f);
+  s.b.fma(d, a, s.at(s.src, 60), Operand::vector_mem, k);  // lanes 4.. lie outside
+  s.b.store(s.at(s.dst, 0), d);
+  const Result<std::vector<float>> dst = run(s.legalised());
+  ASSERT_TRUE(dst.ok()) << dst.error().message;
+  EXPECT_EQ((*dst)[3], 11.0f + 3.0f * 63.0f);
+  EXPECT_EQ((*dst)[4], 12.0f);
+}
+
+TEST(Legalise, ZeroMaskedPermutesSelectZero) {
+  Sketch s;
+  const Reg a = s.load(0), index = s.b.vector(), d = s.b.vector(), k = s.b.mask(0xf0);
+  s.b.load(index, s.words({7, 6, 5, 4, 3, 2, 1, 0}), kNone, Type::i32);
+  s.b.permute(d, a, index, k, true);
+  s.b.store(s.at(s.dst, 0), d);
+  const Result<std::vector<float>> dst = run(s.legalised());
+  ASSERT_TRUE(dst.ok()) << dst.error().message;
+  const std::vector<float> expected{0, 0, 0, 0, 3, 2, 1, 0};
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), dst->begin()));
+}
+
+TEST(Legalise, TheIndexOfAPermuteGoesIntoARegisterOnEveryIsa) {
+  for (const int masks : {0, 7}) {
+    Sketch s(8, masks);
+    const Reg a = s.load(0), d = s.b.vector();
+    s.b.permute(d, a, s.words({1, 0, 3, 2, 5, 4, 7, 6}));
+    const Program program = s.legalised();
+    EXPECT_EQ(ops(program), (std::vector{Op::load, Op::load, Op::permute}));
+    EXPECT_EQ(program.stages[0].code[2].b, program.stages[0].code[1].dst);
+  }
+}
+
+TEST(Legalise, ATwoSourcePermuteOfAConstantIndexIsExpanded) {
+  Sketch s;
+  const Reg d = s.load(0), a = s.load(16), index = s.b.vector();
+  s.b.load(index, s.words({0, 8, 1, 9, 2, 10, 15, 7}), kNone, Type::i32);
+  s.b.permute2(d, a, index);
+  s.b.store(s.at(s.dst, 0), d);
+  const Program program = s.legalised();
+  const std::vector<Op> all = ops(program);
+  EXPECT_EQ(std::count(all.begin(), all.end(), Op::permute2), 0);
+  const Result<std::vector<float>> dst = run(program);
+  ASSERT_TRUE(dst.ok()) << dst.error().message;
+  const std::vector<float> expected{0, 16, 1, 17, 2, 18, 23, 7};
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), dst->begin()));
+}
+
+TEST(Legalise, ATwoSourcePermuteOfAnUnknownIndexStays) {
+  Sketch s;
+  const Reg d = s.load(0), a = s.load(16), index = s.load(0);
+  s.b.permute2(d, a, index);
+  EXPECT_EQ(ops(s.legalised()).back(), Op::permute2);
+}
+
+TEST(Legalise, AnIndexWrittenTwiceIsUnknown) {
+  Sketch s;
+  const Reg d = s.load(0), a = s.load(16), index = s.b.vector();
+  s.b.load(index, s.words({0, 8, 1, 9, 2, 10, 15, 7}), kNone, Type::i32);
+  s.b.load(index, s.words({8, 0, 1, 9, 2, 10, 15, 7}), kNone, Type::i32);
+  s.b.permute2(d, a, index);
+  EXPECT_EQ(ops(s.legalised()).back(), Op::permute2);
+}
+
+TEST(Legalise, BlocksAreLinkedAnew) {
+  Sketch s;
+  const Reg a = s.load(0), d = s.load(8);
+  const ScalarId i = s.b.begin_loop("i", 2);
+  s.b.fma(d, a, s.at(s.src, 3), Operand::broadcast_mem);
+  s.b.begin_if_equal(i, 1);
+  s.b.fma(d, a, s.at(s.src, 4), Operand::broadcast_mem);
+  s.b.end_if();
+  s.b.end_loop();
+  const Program program = s.legalised();
+  const std::vector<Inst>& code = program.stages[0].code;
+  for (std::size_t at = 0; at < code.size(); ++at) {
+    if (!opens_block(code[at].op) && !closes_block(code[at].op)) continue;
+    const Inst& other = code[static_cast<std::size_t>(code[at].match)];
+    EXPECT_EQ(other.match, static_cast<std::int32_t>(at));
+    EXPECT_EQ(other.scalar, code[at].scalar);
+  }
+  EXPECT_TRUE(run(program).ok());
+}
+
+TEST(Legalise, WithMaskRegistersOnlyPermutesAndUnpacksChange) {
+  Sketch s(16, 7);
+  const Reg a = s.load(0), d = s.load(16), k = s.b.mask(0xff);
+  s.b.fma(d, a, s.at(s.src, 3), Operand::broadcast_mem, k);
+  s.b.fma(d, a, s.at(s.src, 3), Operand::vector_mem, k);
+  s.b.binary(Op::unpack_lo32, d, a, a, k);
+  s.b.store(s.at(s.dst, 0), d, k);
+  const Program before = s.finish();
+  EXPECT_EQ(to_text(legalise(before)), to_text(before));
+}
+
+TEST(Legalise, MasksOf64BitUnpacksCount32BitLanes) {
+  Sketch s(16, 7);
+  const Reg a = s.load(0), d = s.load(16), k = s.b.mask(0x1);
+  s.b.binary(Op::unpack_lo64, d, a, a, k);
+  const std::vector<Op> all = ops(s.legalised());
+  EXPECT_EQ(all[all.size() - 2], Op::unpack_lo64);
+  EXPECT_EQ(all.back(), Op::select);
+}
+
+bool is_legal(const Inst& inst) {
+  return inst.b_kind != Operand::broadcast_mem && inst.op != Op::mask_const &&
+         inst.op != Op::permute2 && !(inst.op == Op::permute && inst.b_kind != Operand::reg) &&
+         (inst.mask == kNone || inst.op == Op::load || inst.op == Op::store ||
+          inst.op == Op::select);
+}
+
+// Legalised, allocated or not, a Program computes what it did.
+TEST(Legalise, RandomProgramsComputeTheSame) {
+  int compared = 0;
+  for (std::uint64_t seed = 1; seed <= 3000; ++seed) {
+    const Program program = test::virtual_program(seed, 8, 63, 0);
+    const Result<std::vector<float>> expected = test::run_virtual_program(program);
+    if (!expected.ok()) continue;  // it reads what some path does not write
+    const Program legal = legalise(program);
+    const std::vector<Inst>& code = legal.stages[0].code;
+    ASSERT_TRUE(std::all_of(code.begin(), code.end(), is_legal)) << to_text(legal);
+    const Result<std::vector<float>> actual = test::run_virtual_program(legal);
+    ASSERT_TRUE(actual.ok()) << "seed " << seed << ": " << actual.error().message;
+    ASSERT_TRUE(test::same_floats(*expected, *actual)) << "seed " << seed;
+    const Result<Program> allocated = allocate_registers(legal);
+    if (!allocated.ok()) continue;
+    const Result<std::vector<float>> last = test::run_virtual_program(*allocated);
+    ASSERT_TRUE(last.ok()) << "seed " << seed << ": " << last.error().message;
+    ASSERT_TRUE(test::same_floats(*expected, *last)) << "seed " << seed;
+    ++compared;
+  }
+  EXPECT_GT(compared, 800);
+}
+
+}  // namespace
+}  // namespace convt::program
