@@ -36,6 +36,7 @@ class ChannelLanes {
 
   void lower_body(const TileBody& body);
   void emit_channel(const TileBody& body, int unrolled, const Mem& src, const Mem& weights);
+  void prefetch_next_tile(int unrolled, Mem src);
   void emit_products(const std::vector<Product>& products, const Mem& src, const Mem& weights);
   void add_bias();
   void store_channels_last();
@@ -69,7 +70,10 @@ void ChannelLanes::lower_body(const TileBody& body) {
                        [&](const Affine& ic, int count) {
                          const Mem src{nest_.src_address(ic), kChannel, {}};
                          const Mem weights{nest_.weights_address(ic, body.group_taps), 4, {}};
-                         for (int u = 0; u < count; ++u) emit_channel(body, u, src, weights);
+                         for (int u = 0; u < count; ++u) {
+                           if (plan_.prefetch) prefetch_next_tile(u, src);
+                           emit_channel(body, u, src, weights);
+                         }
                        });
     nest_.end_taps();
   }
@@ -81,6 +85,14 @@ void ChannelLanes::lower_body(const TileBody& body) {
   } else {
     store_scattered();
   }
+}
+
+/// Channels first, each input channel is a stream of its own that the hardware prefetchers lose sight of
+/// between two tiles.
+void ChannelLanes::prefetch_next_tile(int unrolled, Mem src) {
+  src.delta[kChannel] = unrolled;
+  src.delta[kWidth] = nest_.tiling().width + plan_.lanes / 2;
+  builder_.prefetch(src, 1);
 }
 
 /// The products of one input channel, as many taps at a time as there are registers for their weights.

@@ -35,8 +35,7 @@ void for_input_channels(Builder& builder, std::int64_t channels, int unroll, Emi
     emit(Affine::of(ic, unroll), unroll);
     builder.end_loop();
   }
-  if (channels % unroll != 0)
-    emit(Affine(trips * unroll), static_cast<int>(channels % unroll));
+  if (channels % unroll != 0) emit(Affine(trips * unroll), static_cast<int>(channels % unroll));
 }
 
 }  // namespace convt::lowering

@@ -1,6 +1,6 @@
-// Group lanes: several small groups side by side in the lanes of a vector (depthwise: one channel each),
-// channels last. Where channel lanes would broadcast an input, each lane takes the input channel of its
-// own group: a load for depthwise, a load and a permute otherwise.
+// Group lanes: several small groups side by side in the lanes of a vector (depthwise: one channel
+// each), channels last. Where channel lanes would broadcast an input, each lane takes the input
+// channel of its own group: a load for depthwise, a load and a permute otherwise.
 
 #include <algorithm>
 #include <vector>
@@ -37,8 +37,7 @@ class GroupLanes {
     return std::min(per_vector(), groups_ - static_cast<std::int64_t>(v) * per_vector());
   }
   Reg mask(std::int64_t lanes) {
-    return lanes >= plan_.lanes ? program::kNone
-                                : builder_.mask(lane_bits(0, lanes, plan_.lanes));
+    return lanes >= plan_.lanes ? program::kNone : builder_.mask(lane_bits(0, lanes, plan_.lanes));
   }
 
   void lower_body(const TileBody& body, std::int64_t groups);
@@ -51,8 +50,8 @@ class GroupLanes {
   Builder& builder_;
   Nest nest_;
   BodyProducts live_;
-  std::int64_t groups_ = 0;   ///< in the tile at hand
-  std::size_t vectors_ = 0;   ///< that hold them
+  std::int64_t groups_ = 0;  ///< in the tile at hand
+  std::size_t vectors_ = 0;  ///< that hold them
   std::vector<Reg> acc_;
 };
 

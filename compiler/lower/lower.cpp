@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "compiler/lower/families.hpp"
+#include "compiler/plan/geometry.hpp"
 
 namespace convt {
 namespace lowering {
@@ -15,7 +16,8 @@ std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes) {
 
 }  // namespace lowering
 
-Result<program::Program> lower(const Problem& problem, const Target& target, const Plan& plan) {
+Result<program::Program> lower(const Problem& user_problem, const Target& target, const Plan& plan) {
+  const Problem problem = with_canonical_layout(user_problem);
   if (plan.lanes != target.lanes) {
     return Error{ErrorCode::unsupported, "plan has " + std::to_string(plan.lanes) +
                                              " lanes, target has " + std::to_string(target.lanes)};

@@ -9,8 +9,8 @@
 
 namespace convt {
 
-/// The Program of `plan`, not yet legalised. Errors: ErrorCode::unsupported when the plan does not fit
-/// the problem.
+/// The Program of `plan`, not yet legalised. Errors: ErrorCode::unsupported when the plan does not
+/// fit the problem.
 Result<program::Program> lower(const Problem& problem, const Target& target, const Plan& plan);
 
 }  // namespace convt

@@ -45,6 +45,14 @@ Buffer make_vector(BufferKind kind, const char* name, std::int64_t extent) {
   return buffer;
 }
 
+void sort_rows_by_output(std::vector<std::int32_t>& table) {
+  std::vector<std::array<std::int32_t, kRowColumns>> rows(table.size() / kRowColumns);
+  for (std::size_t i = 0; i < table.size(); ++i) rows[i / kRowColumns][i % kRowColumns] = table[i];
+  std::sort(rows.begin(), rows.end());
+  static_assert(kOutput == 0, "rows sort by their output");
+  for (std::size_t i = 0; i < table.size(); ++i) table[i] = rows[i / kRowColumns][i % kRowColumns];
+}
+
 bool has_zero_tail(const Problem& problem) {
   return std::any_of(problem.axes.begin(), problem.axes.end(),
                      [](const Axis& axis) { return axis.zero_tail != 0; });
@@ -59,7 +67,8 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       builder_(builder),
       axes_(spatial_axes(problem)),
       packed_(make_packed_layout(problem, plan)),
-      tiling_(make_plan_tiling(problem, plan)) {
+      tiling_(make_plan_tiling(problem, plan)),
+      rows_by_phase_(plan.rows_by_phase) {
   contiguous_rows_ = plan.family == Family::reduction_lanes && plan.phases == Phases::all &&
                      problem.out_channels == packed_.oc_tile &&
                      problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
@@ -92,6 +101,7 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
     }
     first_place += static_cast<std::int32_t>(phase.taps.size());
   }
+  if (!rows_by_phase_) sort_rows_by_output(table);
   outer.rows = static_cast<std::int64_t>(table.size()) / kRowColumns;
   outer.taps = table.empty() ? 0 : table[kTapCount];
   outer.constant_taps = true;

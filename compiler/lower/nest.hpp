@@ -142,6 +142,7 @@ class Nest {
   std::array<Axis, kMaxRank> axes_;
   PackedLayout packed_;
   Tiling tiling_;
+  bool rows_by_phase_;
   std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row
   std::size_t outer_count_ = 2;
 

@@ -1,5 +1,5 @@
-// The multiplies of a tile body: which output positions it has, and which (position, tap, input) triples
-// are live. Everything about borders is decided here, statically.
+// The multiplies of a tile body: which output positions it has, and which (position, tap, input)
+// triples are live. Everything about borders is decided here, statically.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// Reduction lanes: input channels in the lanes, for layers with so few output channels that they would
-// leave most lanes of a vector of outputs empty. Channels last, a vector of input channels is one load;
-// each (output position, output channel) has an accumulator of partial sums, and at the end the lanes of
-// `lanes` accumulators are summed into one vector by a tree of shuffles and adds.
+// Reduction lanes: input channels in the lanes, for layers with so few output channels that they
+// would leave most lanes of a vector of outputs empty. Channels last, a vector of input channels is
+// one load; each (output position, output channel) has an accumulator of partial sums, and at the
+// end the lanes of `lanes` accumulators are summed into one vector by a tree of shuffles and adds.
 
 #include <algorithm>
 #include <array>
@@ -19,7 +19,8 @@ using program::Op;
 /// Sums of the lanes of up to `lanes` registers, in lane order. Lanes past the last hold anything.
 class LaneSums {
  public:
-  LaneSums(Builder& builder, int lanes) : builder_(builder), lanes_(static_cast<std::size_t>(lanes)) {}
+  LaneSums(Builder& builder, int lanes)
+      : builder_(builder), lanes_(static_cast<std::size_t>(lanes)) {}
 
   Reg sum(const std::vector<Reg>& registers) {
     const auto at = [&](std::size_t i) { return registers[std::min(i, registers.size() - 1)]; };
@@ -96,9 +97,10 @@ class ReductionLanes {
 void ReductionLanes::lower_body(const TileBody& body) {
   live_ = collect_products(body, spatial_axes(problem_)[2].stride);
   // Taps of one shift use the same inputs: side by side they find them in registers.
-  std::stable_sort(live_.products.begin(), live_.products.end(), [](const Product& a, const Product& b) {
-    return a.shift != b.shift ? a.shift > b.shift : a.place < b.place;
-  });
+  std::stable_sort(live_.products.begin(), live_.products.end(),
+                   [](const Product& a, const Product& b) {
+                     return a.shift != b.shift ? a.shift > b.shift : a.place < b.place;
+                   });
   acc_.clear();
   for (std::size_t i = 0; i < live_.positions.size() * channels(); ++i) {
     acc_.push_back(builder_.vector());
@@ -196,9 +198,8 @@ void ReductionLanes::store_vector(std::size_t first, std::size_t count, Reg sums
                                   std::int64_t live_channels) {
   if (nest_.contiguous_rows()) {
     Mem mem{nest_.dst_address(), kWidth, {}};
-    mem.delta[kWidth] =
-        live_.positions[first / channels()].output * plan_.channels +
-        static_cast<std::int32_t>(first % channels());
+    mem.delta[kWidth] = live_.positions[first / channels()].output * plan_.channels +
+                        static_cast<std::int32_t>(first % channels());
     builder_.store(mem, sums,
                    builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes)));
     return;

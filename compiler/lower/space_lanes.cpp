@@ -47,6 +47,7 @@ class SpaceLanes {
   void start_accumulators();
   void find_shifts(const TileBody& body);
   void emit_channel(const TileBody& body, const Mem& src, const Mem& weights);
+  void prefetch_next_tile(Mem src);
   void load_inputs(const TileBody& body, std::int32_t shift, const Mem& src, std::vector<Reg>& x);
   void emit_tap(const TileBody& body, std::size_t phase, const BodyTap& tap,
                 const std::vector<Reg>& x, const Mem& weights);
@@ -137,6 +138,7 @@ void SpaceLanes::lower_body(const TileBody& body) {
             src.delta[kChannel] = u;
             weights.delta[4] =
                 u * body.group_taps * static_cast<std::int32_t>(nest_.packed().oc_tile);
+            if (plan_.prefetch) prefetch_next_tile(src);
             emit_channel(body, src, weights);
           }
         });
@@ -148,6 +150,13 @@ void SpaceLanes::lower_body(const TileBody& body) {
   store(body, 0, sure);
   if (nest_.tile_channels() != nest_.sure_channels())
     nest_.when_full([&] { store(body, sure, static_cast<std::size_t>(nest_.tile_channels())); });
+}
+
+void SpaceLanes::prefetch_next_tile(Mem src) {
+  for (std::size_t u = 0; u < vectors(); ++u) {
+    src.delta[kWidth] = static_cast<std::int32_t>(vectors() + u) * plan_.lanes;
+    builder_.prefetch(src, 1);
+  }
 }
 
 void SpaceLanes::emit_channel(const TileBody& body, const Mem& src, const Mem& weights) {

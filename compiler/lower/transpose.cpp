@@ -22,14 +22,16 @@ Reg blocks(Builder& builder, Reg a, Reg b, int imm) {
   return d;
 }
 
-/// Four rows -> four registers; register j holds, in each 128-bit block k, column 4k + j of the rows.
+/// Four rows -> four registers; register j holds, in each 128-bit block k, column 4k + j of the
+/// rows.
 std::array<Reg, 4> transpose_4x4_blocks(Builder& builder, Reg r0, Reg r1, Reg r2, Reg r3) {
   const Reg lo01 = combine(builder, Op::unpack_lo32, r0, r1);
   const Reg hi01 = combine(builder, Op::unpack_hi32, r0, r1);
   const Reg lo23 = combine(builder, Op::unpack_lo32, r2, r3);
   const Reg hi23 = combine(builder, Op::unpack_hi32, r2, r3);
-  return {combine(builder, Op::unpack_lo64, lo01, lo23), combine(builder, Op::unpack_hi64, lo01, lo23),
-          combine(builder, Op::unpack_lo64, hi01, hi23), combine(builder, Op::unpack_hi64, hi01, hi23)};
+  return {
+      combine(builder, Op::unpack_lo64, lo01, lo23), combine(builder, Op::unpack_hi64, lo01, lo23),
+      combine(builder, Op::unpack_lo64, hi01, hi23), combine(builder, Op::unpack_hi64, hi01, hi23)};
 }
 
 }  // namespace

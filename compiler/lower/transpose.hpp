@@ -8,9 +8,10 @@
 
 namespace convt::lowering {
 
-/// Calls store(c, column c) for the first `columns` columns of the matrix whose rows are the registers
-/// `rows` (at most as many as lanes). Lanes past the last row hold nothing of meaning.
+/// Calls store(c, column c) for the first `columns` columns of the matrix whose rows are the
+/// registers `rows` (at most as many as lanes). Lanes past the last row hold nothing of meaning.
 void for_each_column(program::Builder& builder, const std::vector<program::Reg>& rows, int lanes,
-                     std::size_t columns, const std::function<void(std::size_t, program::Reg)>& store);
+                     std::size_t columns,
+                     const std::function<void(std::size_t, program::Reg)>& store);
 
 }  // namespace convt::lowering

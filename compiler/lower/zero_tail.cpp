@@ -25,12 +25,15 @@ void fill_box(const Problem& problem, int lanes, Builder& builder, const Box& bo
   builder.begin_stage("zero_tail");
   std::array<Affine, 5> index{};
   index[kBatch] = Affine::of(builder.coordinate("image", program::Extent{1, 1}));
-  if (!last) index[kChannel] = Affine::of(builder.coordinate("channel", program::Extent{problem.out_channels, 0}));
+  if (!last)
+    index[kChannel] =
+        Affine::of(builder.coordinate("channel", program::Extent{problem.out_channels, 0}));
   const std::array<const char*, kMaxRank> names{"d", "h", "w"};
   for (std::size_t a = 0; a < kMaxRank; ++a) {
     index[kDepth + a] = box.begin[a];
     if (box.extent[a] == 1 || (a == 2 && !last)) continue;
-    index[kDepth + a] += Affine::of(builder.coordinate(names[a], program::Extent{box.extent[a], 0}));
+    index[kDepth + a] +=
+        Affine::of(builder.coordinate(names[a], program::Extent{box.extent[a], 0}));
   }
   const std::uint8_t lane_axis = last ? kChannel : kWidth;
   const Reg zero = builder.vector();

@@ -10,9 +10,9 @@ namespace convt {
 namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
-constexpr double kLoopCycles = 1.5;       // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 12;        // pointers and counters of one tile
-constexpr double kItemCycles = 40;        // scalars of one work item
+constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 12;   // pointers and counters of one tile
+constexpr double kItemCycles = 40;   // scalars of one work item
 constexpr double kL2BytesPerCycle = 40, kL3BytesPerCycle = 11;
 constexpr double kBytesPerInstruction = 8.5;
 
@@ -62,7 +62,8 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   counts.chain = products.longest_chain;
   counts.loads = products.inputs + products.taps * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
-  counts.registers = counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
+  counts.registers =
+      counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
   counts.stores = products.positions * vectors;
   if (problem.layout == Layout::nchw) {
     if (plan.phases == Phases::all) {
@@ -71,8 +72,9 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
       counts.shuffles = blocks * plan.lanes * 4;
       // The transpose works on whole quads of rows, with a few registers on top.
       const double rows = std::min<double>(products.positions, plan.lanes);
-      counts.registers = std::max(counts.registers, counts.accumulators + 4 +
-                                                        static_cast<int>(std::ceil(rows / 4) * 4 - rows));
+      counts.registers =
+          std::max(counts.registers,
+                   counts.accumulators + 4 + static_cast<int>(std::ceil(rows / 4) * 4 - rows));
     } else {
       counts.stores = counts.accumulators * plan.lanes * 2.0;
       counts.shuffles = counts.accumulators * plan.lanes;
@@ -89,7 +91,8 @@ BodyCounts count_space_lanes(const Plan& plan, const TileBody& body, std::int64_
     if (phase.valid_begin >= phase.valid_end) continue;
     double live_taps = 0;
     for (const BodyTap& tap : phase.taps) {
-      const std::int32_t begin = std::max(phase.valid_begin - tap.shift, body.input_begin) + tap.shift;
+      const std::int32_t begin =
+          std::max(phase.valid_begin - tap.shift, body.input_begin) + tap.shift;
       const std::int32_t end = std::min(phase.valid_end - tap.shift, body.input_end) + tap.shift;
       if (begin >= end) continue;
       const double vectors = (end - 1) / plan.lanes - begin / plan.lanes + 1;
@@ -110,9 +113,11 @@ BodyCounts count_space_lanes(const Plan& plan, const TileBody& body, std::int64_
   counts.registers = counts.accumulators + plan.positions + (plan.positions > 1 ? 1 : 0);
   if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
   counts.stores = counts.accumulators * 1.7;
-  counts.shuffles = stride == 1 ? 0 : counts.accumulators * (stride == 2 ? 1.5 : static_cast<double>(stride));
+  counts.shuffles =
+      stride == 1 ? 0 : counts.accumulators * (stride == 2 ? 1.5 : static_cast<double>(stride));
   if (spread) {
-    counts.shuffles = counts.accumulators * static_cast<double>(std::min<std::int64_t>(stride, plan.lanes));
+    counts.shuffles =
+        counts.accumulators * static_cast<double>(std::min<std::int64_t>(stride, plan.lanes));
     counts.stores = counts.shuffles * 2;
   }
   return counts;
@@ -128,7 +133,8 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const
   counts.loads = products.inputs + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
   const double phases = static_cast<double>(body.phases.size());
-  counts.registers = counts.accumulators + 2 + static_cast<int>(std::ceil(products.positions / phases));
+  counts.registers =
+      counts.accumulators + 2 + static_cast<int>(std::ceil(products.positions / phases));
   const double sums = std::ceil(counts.accumulators / static_cast<double>(plan.lanes));
   const bool contiguous = plan.phases == Phases::all && plan.channels == problem.out_channels &&
                           problem.dst_pitch() == problem.out_channels;
@@ -154,17 +160,20 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
 
 BodyCounts count_body(const Problem& problem, const Plan& plan, const TileBody& body) {
   switch (plan.family) {
-    case Family::channel_lanes: return count_channel_lanes(problem, plan, body);
+    case Family::channel_lanes:
+      return count_channel_lanes(problem, plan, body);
     case Family::space_lanes:
       return count_space_lanes(plan, body, spatial_axes(problem)[2].stride);
-    case Family::reduction_lanes: return count_reduction_lanes(problem, plan, body);
-    case Family::group_lanes: return count_group_lanes(problem, plan, body);
+    case Family::reduction_lanes:
+      return count_reduction_lanes(problem, plan, body);
+    case Family::group_lanes:
+      return count_group_lanes(problem, plan, body);
   }
   return {};
 }
 
-/// Bytes of packed weights that neighbouring work items use again: those of one output-channel tile and
-/// one phase of the outer axes.
+/// Bytes of packed weights that neighbouring work items use again: those of one output-channel tile
+/// and one phase of the outer axes.
 double weight_block_bytes(const Problem& problem, const Plan& plan) {
   const auto axes = spatial_axes(problem);
   double taps = static_cast<double>(axes[2].kernel);
@@ -203,7 +212,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     tap_rows *= static_cast<double>(live_tap_count(axes[a]));
   }
   const double block = weight_block_bytes(problem, plan);
-  const double weight_rate = block > 0.8 * static_cast<double>(target.l2_bytes) ? kL3BytesPerCycle
+  const double weight_rate = block > 0.8 * static_cast<double>(target.l2_bytes)   ? kL3BytesPerCycle
                              : block > 0.5 * static_cast<double>(target.l1_bytes) ? kL2BytesPerCycle
                                                                                   : 128;
   PlanCost cost;
@@ -214,12 +223,15 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     // Without mask registers, masks and the temporaries of merging take vector registers.
     const int for_masks = target.mask_registers == 0 ? 3 : 0;
     cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
-    const double steps = plan.family == Family::reduction_lanes || plan.family == Family::group_lanes
-                             ? std::min(ic, 2.0)
-                         : ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll)
-                                                : ic;
-    cost.code_bytes += kBytesPerInstruction * (steps * (counts.fmas + counts.loads) + 2 * counts.accumulators +
-                                               2 * (counts.stores + counts.shuffles)) + 150;
+    const double steps =
+        plan.family == Family::reduction_lanes || plan.family == Family::group_lanes
+            ? std::min(ic, 2.0)
+        : ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll)
+                               : ic;
+    cost.code_bytes +=
+        kBytesPerInstruction * (steps * (counts.fmas + counts.loads) + 2 * counts.accumulators +
+                                2 * (counts.stores + counts.shuffles)) +
+        150;
   }
   double fma_total = 0;
   for (const TileRun& run : tiling.runs) {

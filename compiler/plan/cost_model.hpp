@@ -1,9 +1,9 @@
 // Cost model: what a plan should take on a target, from counts of instructions and bytes.
 //
-// A body's reduction step (one input channel, one tap row) costs the largest of: multiply-adds over two
-// FMA ports, loads over two load ports, the dependency chain through one accumulator, weight bytes over
-// the bandwidth of the cache level that holds them. Outside the reduction a tile pays for its stores,
-// permutes and loop control.
+// A body's reduction step (one input channel, one tap row) costs the largest of: multiply-adds over
+// two FMA ports, loads over two load ports, the dependency chain through one accumulator, weight
+// bytes over the bandwidth of the cache level that holds them. Outside the reduction a tile pays
+// for its stores, permutes and loop control.
 #pragma once
 
 #include <convt/problem.hpp>
@@ -15,10 +15,10 @@
 namespace convt {
 
 struct PlanCost {
-  double cycles = 0;        ///< one image, one thread
-  double useful_lanes = 0;  ///< live multiply-adds / multiply-add lanes issued
-  double code_bytes = 0;    ///< estimate of the instructions emitted
-  int vector_registers = 0; ///< needed by the widest body
+  double cycles = 0;         ///< one image, one thread
+  double useful_lanes = 0;   ///< live multiply-adds / multiply-add lanes issued
+  double code_bytes = 0;     ///< estimate of the instructions emitted
+  int vector_registers = 0;  ///< needed by the widest body
 };
 
 /// `tiling` is make_plan_tiling(problem, plan).

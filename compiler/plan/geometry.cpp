@@ -39,6 +39,11 @@ std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) {
   return axes;
 }
 
+Problem with_canonical_layout(Problem problem) {
+  if (problem.src_pitch() == 1 && problem.dst_pitch() == 1) problem.layout = Layout::nchw;
+  return problem;
+}
+
 std::int32_t tile_width(const Plan& plan) {
   return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
 }

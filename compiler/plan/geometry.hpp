@@ -14,6 +14,10 @@ namespace convt {
 /// A problem's axes as d, h, w; leading ones are units for lower ranks.
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
 
+/// `problem` with a layout of its own choice where both describe the same memory: tensors of one channel
+/// are channels first.
+Problem with_canonical_layout(Problem problem);
+
 /// Positions q a tile of the plan is wide.
 std::int32_t tile_width(const Plan& plan);
 

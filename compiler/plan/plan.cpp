@@ -45,7 +45,8 @@ std::string Plan::to_text() const {
   return std::string(to_string(family)) + " lanes=" + std::to_string(lanes) +
          " phases=" + kPhases[static_cast<std::size_t>(phases)] +
          " channels=" + std::to_string(channels) + " positions=" + std::to_string(positions) +
-         " ic_unroll=" + std::to_string(ic_unroll);
+         " ic_unroll=" + std::to_string(ic_unroll) + " rows=" + (rows_by_phase ? "phase" : "output") +
+         " prefetch=" + (prefetch ? "1" : "0");
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -62,6 +63,16 @@ Result<Plan> parse_plan(std::string_view text) {
       const int phases = find_name(kPhases, value);
       if (phases < 0) return bad("phases must be one, all or row, got", value);
       plan.phases = static_cast<Phases>(phases);
+      continue;
+    }
+    if (key == "rows") {
+      if (value != "phase" && value != "output") return bad("rows must be phase or output, got", value);
+      plan.rows_by_phase = value == "phase";
+      continue;
+    }
+    if (key == "prefetch") {
+      if (value != "0" && value != "1") return bad("prefetch must be 0 or 1, got", value);
+      plan.prefetch = value == "1";
       continue;
     }
     int* field = key == "lanes"       ? &plan.lanes

@@ -37,9 +37,13 @@ struct Plan {
   int channels = 16;
   int positions = 1;   ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
   int ic_unroll = 1;   ///< input channels a trip of the innermost loop
+  /// Output rows of outer axes phase by phase (few weights at a time) or in order (each input row read
+  /// while it is still in cache).
+  bool rows_by_phase = true;
+  bool prefetch = false;  ///< space ahead in every input channel's row, for the next tile
   bool operator==(const Plan&) const = default;
 
-  /// "channel_lanes lanes=16 phases=one channels=64 positions=6 ic_unroll=2"
+  /// "channel_lanes lanes=16 phases=one channels=64 positions=6 ic_unroll=2 rows=phase prefetch=0"
   [[nodiscard]] std::string to_text() const;
 };
 

@@ -42,6 +42,10 @@ class Planner {
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
+  /// Of all taps of one tile of output channels.
+  [[nodiscard]] std::int64_t weight_bytes(const Plan& plan) const {
+    return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
+  }
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
 
   const Problem& problem_;
@@ -66,6 +70,9 @@ int Planner::choose_unroll(double products_a_channel) const {
 }
 
 void Planner::add(Plan plan) {
+  plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
+  plan.prefetch = problem_.layout == Layout::nchw && problem_.ic_per_group() >= 8 &&
+                  problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
   const Tiling& tiles = tiling(plan);
   const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
   if (cost.vector_registers > target_.vector_registers) return;
@@ -175,7 +182,9 @@ std::string percent(double share) { return std::to_string(std::lround(share * 10
 
 }  // namespace
 
-Result<PlanChoice> choose_plan(const Problem& problem, const Target& target, const PlanOptions& options) {
+Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target,
+                               const PlanOptions& options) {
+  const Problem problem = with_canonical_layout(user_problem);
   std::vector<PlanReport::Candidate> candidates = Planner(problem, target).candidates();
   if (candidates.empty())
     return Error{ErrorCode::unsupported, "no plan fits the target: " + problem.to_text()};

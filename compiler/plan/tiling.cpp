@@ -16,6 +16,24 @@ struct PhaseSet {
   std::int32_t group_taps = 0;
 };
 
+/// The phases of an axis in output order: position q of phase R is output q*S + R, without a crop. So a
+/// row of n*S outputs is exactly n positions in every phase, and whole tiles store whole vectors.
+std::vector<Phase> in_output_order(const Axis& axis, const std::vector<Phase>& phases) {
+  std::vector<Phase> ordered(phases.size());
+  for (const Phase& phase : phases) {
+    const std::int64_t ahead = phase.r - axis.crop_begin;  // output of q = 0
+    const std::int64_t residue = ((ahead % axis.stride) + axis.stride) % axis.stride;
+    const std::int64_t delta = (residue - ahead) / axis.stride;
+    Phase& target = ordered[static_cast<std::size_t>(residue)];
+    target = phase;
+    target.r = residue;
+    target.q_begin -= delta;
+    target.q_end -= delta;
+    for (Tap& tap : target.taps) tap.shift -= delta;
+  }
+  return ordered;
+}
+
 PhaseSet make_phase_set(const std::vector<const Phase*>& phases, std::int64_t group_begin) {
   PhaseSet set;
   set.group_begin = group_begin;
@@ -126,11 +144,22 @@ Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int3
   Tiling tiling;
   tiling.width = width;
   if (all_phases) {
+    const std::vector<Phase> ordered = in_output_order(axis, phases);
     std::vector<const Phase*> all;
-    for (const Phase& phase : phases) all.push_back(&phase);
-    const PhaseSet set = make_phase_set(all, 0);
+    for (const Phase& phase : ordered) all.push_back(&phase);
+    PhaseSet set = make_phase_set(all, 0);
+    // Packed weights stand in the order of `phases`, whatever the order of outputs.
+    std::int32_t place = 0;
+    for (const Phase& phase : phases) {
+      const std::int64_t residue =
+          (((phase.r - axis.crop_begin) % axis.stride) + axis.stride) % axis.stride;
+      set.first_place[static_cast<std::size_t>(residue)] = place;
+      place += static_cast<std::int32_t>(phase.taps.size());
+    }
     tiling.tap_groups.push_back(set.group_taps);
-    append_set(tiling, axis, set, max_run);
+    Axis uncropped = axis;
+    uncropped.crop_begin = 0;
+    append_set(tiling, uncropped, set, max_run);
     return tiling;
   }
   std::int64_t group_begin = 0;

@@ -1,10 +1,11 @@
-// Tiling of the innermost axis: which positions a micro-kernel body computes, and which bodies there are.
+// Tiling of the innermost axis: which positions a micro-kernel body computes, and which bodies
+// there are.
 //
-// In the coordinate q of phases.hpp (output o = q*S + r - b, input i = q - shift), a tile is `width`
-// consecutive q of one phase, or of all phases of the axis. Near the borders some positions have no
-// output and some taps no input. What of that a tile sees is static, so that border tiles need no
-// tests at run time: tiles that see the same share one body, and neighbouring tiles of one body form a
-// run, which the kernel walks with a plain loop.
+// In the coordinate q of phases.hpp (output o = q*S + r - b, input i = q - shift), a tile is
+// `width` consecutive q of one phase, or of all phases of the axis. Near the borders some positions
+// have no output and some taps no input. What of that a tile sees is static, so that border tiles
+// need no tests at run time: tiles that see the same share one body, and neighbouring tiles of one
+// body form a run, which the kernel walks with a plain loop.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@ struct BodyTap {
 
 /// One phase within a tile.
 struct BodyPhase {
-  std::int32_t r;  ///< output offset within a stride: 0 for single-phase tiles
+  std::int32_t r;                       ///< output offset within a stride: 0 for single-phase tiles
   std::int32_t valid_begin, valid_end;  ///< q (relative) with an output
   std::vector<BodyTap> taps;
   bool operator==(const BodyPhase&) const = default;
@@ -33,8 +34,9 @@ struct BodyPhase {
 
 struct TileBody {
   std::vector<BodyPhase> phases;
-  std::int32_t input_begin, input_end;  ///< relative inputs that exist, clipped to what taps can reach
-  std::int32_t group_taps;              ///< taps in the body's tap group
+  std::int32_t input_begin,
+      input_end;            ///< relative inputs that exist, clipped to what taps can reach
+  std::int32_t group_taps;  ///< taps in the body's tap group
   bool operator==(const TileBody&) const = default;
 
   [[nodiscard]] bool input_exists(std::int32_t relative) const {
