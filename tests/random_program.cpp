@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "compiler/program/builder.hpp"
+#include "compiler/program/instruction_info.hpp"
 
 namespace convt::test {
 namespace {
@@ -40,9 +41,7 @@ class Generator {
     declare();
     const int stages = pick(1, 2);
     for (int i = 0; i < stages; ++i) make_stage();
-    Program result = builder_.finish();
-    result.allocated = true;
-    return result;
+    return as_allocated(builder_.finish());
   }
 
  private:
@@ -88,8 +87,8 @@ class Generator {
     for (int i = 0; i < coordinates; ++i) make_coordinate();
     define_registers();
     make_block(0);
-    for (Reg r = 0; r < kInputs + kSums; ++r) {
-      if (chance(25)) builder_.store(lanes(true), r, maybe_mask());
+    for (int r = 0; r < kInputs + kSums; ++r) {
+      if (chance(25)) builder_.store(lanes(true), static_cast<Reg>(r), maybe_mask());
     }
     builder_.end_stage();
   }
@@ -221,7 +220,7 @@ class Generator {
       case 9:
         return builder_.permute(input(), input(), index_register(), maybe_mask(), chance(50));
       case 10:
-        return builder_.permute(sum(), input(), random_constant(31));
+        return builder_.permute(sum(), input(), index_register());
       case 11:
         return builder_.permute2(input(), input(), index_register());
       case 12:
@@ -252,6 +251,17 @@ class Generator {
 };
 
 }  // namespace
+
+Program as_allocated(Program program) {
+  for (program::Stage& stage : program.stages) {
+    for (program::Inst& inst : stage.code) {
+      for_each_register(inst,
+                        [](Reg& reg, bool is_mask) { reg = static_cast<Reg>(reg + is_mask); });
+    }
+  }
+  program.allocated = true;
+  return program;
+}
 
 Program random_program(std::uint64_t seed) { return Generator(seed).run(); }
 

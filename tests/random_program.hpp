@@ -12,4 +12,8 @@ namespace convt::test {
 inline constexpr std::int64_t kRandomBatch = 4;
 program::Program random_program(std::uint64_t seed);
 
+/// Makes the virtual registers machine registers as they are numbered, without allocation: vectors
+/// from 0, masks from 1.
+program::Program as_allocated(program::Program program);
+
 }  // namespace convt::test

@@ -45,7 +45,8 @@ std::string find_obstacle(const Program& program) {
   if (!program.allocated) return "the program's registers are not allocated";
   bool in_range = true;
   const auto check = [&](program::Reg reg, bool is_mask) {
-    in_range = in_range && reg < (is_mask ? 7 : 32);
+    // k0 means "no mask" in the encoding: mask registers count from 1.
+    in_range = in_range && (is_mask ? reg >= 1 && reg <= 7 : reg < 32);
   };
   for (const program::Stage& stage : program.stages) {
     for (const Inst& inst : stage.code) {
@@ -53,7 +54,7 @@ std::string find_obstacle(const Program& program) {
       for_each_write(inst, check);
     }
   }
-  return in_range ? "" : "the program names more than 32 vector or 7 mask registers";
+  return in_range ? "" : "the program names registers other than zmm0 to zmm31 and k1 to k7";
 }
 
 std::string too_large(std::size_t bytes, const char* qualifier) {

@@ -48,22 +48,6 @@ constexpr std::array<std::size_t, Frame::kBuffers> kArgsOffset = {
     offsetof(Args, src), offsetof(Args, weights), offsetof(Args, bias), offsetof(Args, dst),
     offsetof(Args, workspace)};
 
-/// A vector register that no instruction of the stage names, -1 if there is none.
-int find_unused_vector(const program::Stage& stage) {
-  std::uint64_t used = 0;
-  const auto mark = [&](program::Reg reg, bool is_mask) {
-    if (!is_mask) used |= std::uint64_t{1} << reg;
-  };
-  for (const Inst& inst : stage.code) {
-    for_each_read(inst, mark);
-    for_each_write(inst, mark);
-  }
-  for (int reg = 31; reg >= 0; --reg) {
-    if ((used >> reg & 1) == 0) return reg;
-  }
-  return -1;
-}
-
 }  // namespace
 
 StageEmitter::StageEmitter(CodeGenerator& code, const program::Program& program,
@@ -75,8 +59,7 @@ StageEmitter::StageEmitter(CodeGenerator& code, const program::Program& program,
       constants_(constants),
       roles_(roles),
       linear_(linearise(program, stage)),
-      frame_(make_frame(program, stage, linear_, integer_registers)),
-      scratch_vector_(find_unused_vector(stage)) {}
+      frame_(make_frame(program, stage, linear_, integer_registers)) {}
 
 std::string StageEmitter::emit() {
   if (frame_.slots > kMaxSlots) {
@@ -346,9 +329,9 @@ void StageEmitter::emit_vector_instruction(std::int32_t at) {
   bool known = false;
   if (has_memory(in)) {
     const Address mem = memory_operand(at);
-    known = emit_vector(code_, in, &mem, scratch_vector_);
+    known = emit_vector(code_, in, &mem);
   } else {
-    known = emit_vector(code_, in, nullptr, scratch_vector_);
+    known = emit_vector(code_, in, nullptr);
   }
   if (!known) error_ = std::string("AVX-512 has no such form of ") + to_string(in.op);
 }

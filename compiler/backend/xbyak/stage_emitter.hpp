@@ -109,7 +109,6 @@ class StageEmitter {
   std::vector<Code::Role>& roles_;
   program::LinearStage linear_;
   Frame frame_;
-  int scratch_vector_;
   std::vector<OpenLoop> loops_;
   std::vector<Xbyak::Label> ifs_;
   std::size_t next_stream_ = 0;

@@ -15,13 +15,10 @@ using Xbyak::CodeGenerator;
 using Xbyak::Opmask;
 using Xbyak::Zmm;
 
-/// k0 means "no mask" in the encoding, so mask register 0 is k1.
-Opmask mask_register(program::Reg reg) { return Opmask(reg + 1); }
-
 /// The destination with its mask.
 Zmm destination(const Inst& inst) {
   Zmm dst(inst.dst);
-  if (inst.mask != kNone) dst.setOpmaskIdx(mask_register(inst.mask).getIdx());
+  if (inst.mask != kNone) dst.setOpmaskIdx(inst.mask);
   if (inst.mask != kNone && inst.zero_masked) dst.setZero();
   return dst;
 }
@@ -45,7 +42,7 @@ void emit_load(CodeGenerator& code, const Inst& inst, const Address& mem) {
 
 void emit_store(CodeGenerator& code, const Inst& inst, const Address& mem) {
   Address target = mem;
-  if (inst.mask != kNone) target.setOpmaskIdx(mask_register(inst.mask).getIdx());
+  if (inst.mask != kNone) target.setOpmaskIdx(inst.mask);
   code.vmovups(target, Zmm(inst.a));
 }
 
@@ -76,6 +73,7 @@ bool emit_access(CodeGenerator& code, const Inst& inst, const Address* mem) {
 }
 
 bool emit_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
+  if (inst.type != Type::f32) return false;
   const Zmm dst = destination(inst);
   const Zmm a(inst.a);
   switch (inst.op) {
@@ -97,34 +95,25 @@ bool emit_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand
 }
 
 bool emit_select(CodeGenerator& code, const Inst& inst) {
-  if (inst.b_kind != Operand::reg || inst.mask == kNone) return false;
-  code.vblendmps(Zmm(inst.dst) | mask_register(inst.mask), Zmm(inst.b), Zmm(inst.a));
+  if (inst.op != Op::select || inst.mask == kNone) return false;
+  code.vblendmps(Zmm(inst.dst) | Opmask(inst.mask), Zmm(inst.b), Zmm(inst.a));
   return true;
 }
 
-/// vpermps takes its data from memory, but not its indices: those go through a register.
-bool emit_permute(CodeGenerator& code, const Inst& inst, const Address* mem, int scratch) {
-  const Zmm dst = destination(inst);
-  if (inst.b_kind == Operand::reg) {
-    code.vpermps(dst, Zmm(inst.b), Zmm(inst.a));
-    return true;
-  }
-  if (inst.b_kind != Operand::vector_mem || mem == nullptr) return false;
-  const bool keeps_dst = inst.mask != kNone && !inst.zero_masked;
-  const int indices = inst.dst != inst.a && !keeps_dst ? inst.dst : scratch;
-  if (indices < 0) return false;
-  code.vmovups(Zmm(indices), *mem);
-  code.vpermps(dst, Zmm(indices), Zmm(inst.a));
-  return true;
-}
-
-bool emit_shuffle(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
+/// Ops of two registers.
+bool emit_shuffle(CodeGenerator& code, const Inst& inst) {
   const Zmm dst = destination(inst);
   const Zmm a(inst.a);
-  // Masks and broadcasts of the 64-bit forms count 64-bit elements, those of a Program 32-bit
-  // lanes.
-  const bool plain = inst.mask == kNone && inst.b_kind != Operand::broadcast_mem;
+  const Zmm b(inst.b);
+  // Masks of the 64-bit forms count 64-bit elements, those of a Program 32-bit lanes.
+  const bool unmasked = inst.mask == kNone;
   switch (inst.op) {
+    case Op::permute:
+      code.vpermps(dst, b, a);
+      return true;
+    case Op::permute2:
+      code.vpermt2ps(dst, b, a);
+      return true;
     case Op::unpack_lo32:
       code.vunpcklps(dst, a, b);
       return true;
@@ -133,33 +122,36 @@ bool emit_shuffle(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b
       return true;
     case Op::unpack_lo64:
       code.vunpcklpd(dst, a, b);
-      return plain;
+      return unmasked;
     case Op::unpack_hi64:
       code.vunpckhpd(dst, a, b);
-      return plain;
+      return unmasked;
     case Op::shuffle128:
       code.vshuff32x4(dst, a, b, static_cast<std::uint8_t>(inst.imm));
       return true;
     default:
-      return false;
+      return emit_select(code, inst);
   }
 }
 
-/// Ops with a register and a register or memory operand.
-bool emit_binary(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
-  if (inst.op >= Op::unpack_lo32) return emit_shuffle(code, inst, b);
-  return inst.type == Type::f32 && emit_arithmetic(code, inst, b);
+/// Ops of a register and a register or memory operand.
+bool emit_computation(CodeGenerator& code, const Inst& inst, const Address* mem) {
+  if (inst.b_kind == Operand::reg) {
+    if (inst.op >= Op::select) return emit_shuffle(code, inst);
+    return emit_arithmetic(code, inst, Zmm(inst.b));
+  }
+  return mem != nullptr && emit_arithmetic(code, inst, *mem);
 }
 
 bool emit_mask_const(CodeGenerator& code, const Inst& inst) {
   code.mov(code.edx, static_cast<std::uint32_t>(inst.imm & 0xffff));
-  code.kmovw(mask_register(inst.dst), code.edx);
+  code.kmovw(Opmask(inst.dst), code.edx);
   return true;
 }
 
 }  // namespace
 
-bool emit_vector(CodeGenerator& code, const Inst& inst, const Address* mem, int scratch) {
+bool emit_vector(CodeGenerator& code, const Inst& inst, const Address* mem) {
   switch (inst.op) {
     case Op::zero:
       emit_zero(code, inst);
@@ -173,21 +165,11 @@ bool emit_vector(CodeGenerator& code, const Inst& inst, const Address* mem, int 
     case Op::stream:
     case Op::prefetch:
       return emit_access(code, inst, mem);
-    case Op::select:
-      return emit_select(code, inst);
-    case Op::permute:
-      return emit_permute(code, inst, mem, scratch);
-    case Op::permute2:
-      if (inst.b_kind != Operand::reg) return false;
-      code.vpermt2ps(destination(inst), Zmm(inst.b), Zmm(inst.a));
-      return true;
     case Op::mask_const:
       return emit_mask_const(code, inst);
     default:
-      break;
+      return emit_computation(code, inst, mem);
   }
-  if (inst.b_kind == Operand::reg) return emit_binary(code, inst, Zmm(inst.b));
-  return mem != nullptr && emit_binary(code, inst, *mem);
 }
 
 }  // namespace convt::xbyak

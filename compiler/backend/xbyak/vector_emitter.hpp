@@ -8,9 +8,7 @@
 namespace convt::xbyak {
 
 /// Emits a vector or mask instruction. `mem` is its memory operand, null if it has none (a
-/// broadcast operand already says so); `scratch` a vector register that the stage does not use, -1
-/// if there is none. False if AVX-512 has no such form.
-bool emit_vector(Xbyak::CodeGenerator& code, const program::Inst& inst, const Xbyak::Address* mem,
-                 int scratch);
+/// broadcast operand already says so). False if AVX-512 has no such form.
+bool emit_vector(Xbyak::CodeGenerator& code, const program::Inst& inst, const Xbyak::Address* mem);
 
 }  // namespace convt::xbyak
