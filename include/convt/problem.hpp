@@ -10,8 +10,9 @@
 // `padding=p, output_padding=op` has b = p and O = F - 2p + op.
 //
 // Tensors (channels first, "nchw"): x (N, Cin, I...), y (N, Cout, O...); channels last ("nhwc"):
-// x (N, I..., Cin), y (N, O..., Cout); bias (Cout). Canonical weights are always (Cin, Cout/g, K...),
-// row-major; they are packed once per plan. The batch N is an argument of run(), not of the Problem.
+// x (N, I..., Cin), y (N, O..., Cout); bias (Cout). Canonical weights are always (Cin, Cout/g,
+// K...), row-major; they are packed once per plan. The batch N is an argument of run(), not of the
+// Problem.
 #pragma once
 
 #include <array>
@@ -64,14 +65,19 @@ struct Problem {
 
   [[nodiscard]] std::int64_t ic_per_group() const { return in_channels / groups; }
   [[nodiscard]] std::int64_t oc_per_group() const { return out_channels / groups; }
-  [[nodiscard]] std::int64_t src_pitch() const { return src_channel_pitch ? src_channel_pitch : in_channels; }
-  [[nodiscard]] std::int64_t dst_pitch() const { return dst_channel_pitch ? dst_channel_pitch : out_channels; }
+  [[nodiscard]] std::int64_t src_pitch() const {
+    return src_channel_pitch ? src_channel_pitch : in_channels;
+  }
+  [[nodiscard]] std::int64_t dst_pitch() const {
+    return dst_channel_pitch ? dst_channel_pitch : out_channels;
+  }
   [[nodiscard]] std::int64_t input_spatial() const;   ///< product of axes' input
   [[nodiscard]] std::int64_t output_spatial() const;  ///< product of axes' output
   [[nodiscard]] std::int64_t kernel_volume() const;   ///< product of axes' kernel
   [[nodiscard]] std::int64_t weights_count() const;   ///< elements of the canonical weights
 
-  /// Multiply-adds that reach an output, for one image (border taps that fall outside are not counted).
+  /// Multiply-adds that reach an output, for one image (border taps that fall outside are not
+  /// counted).
   [[nodiscard]] std::int64_t live_macs() const;
 
   /// One line, for messages, keys and logs; parse_problem() reads it back. For example
