@@ -1,6 +1,7 @@
-// Channel lanes: a tile is `positions` outputs times `oc_vectors` vectors of output channels. For each
-// input channel and innermost tap the body loads the tap's weight vectors once, broadcasts each input
-// once, and multiplies. Loads per multiply-add: (positions + vectors) / (positions * vectors).
+// Channel lanes: a tile is `positions` outputs times `oc_vectors` vectors of output channels. For
+// each input channel and innermost tap the body loads the tap's weight vectors once, broadcasts
+// each input once, and multiplies. Loads per multiply-add: (positions + vectors) / (positions *
+// vectors).
 //
 // Channels last, the accumulators are stored as they are. Channels first, a tile holds consecutive
 // outputs of a row (all phases) and is transposed in registers.
@@ -31,7 +32,9 @@ class ChannelLanes {
   }
 
  private:
-  [[nodiscard]] std::size_t vectors() const { return static_cast<std::size_t>((plan_.channels / plan_.lanes)); }
+  [[nodiscard]] std::size_t vectors() const {
+    return static_cast<std::size_t>((plan_.channels / plan_.lanes));
+  }
   Reg acc(std::size_t position, std::size_t v) const { return acc_[position * vectors() + v]; }
 
   void lower_body(const TileBody& body);
@@ -87,15 +90,16 @@ void ChannelLanes::lower_body(const TileBody& body) {
   }
 }
 
-/// Channels first, each input channel is a stream of its own that the hardware prefetchers lose sight of
-/// between two tiles.
+/// Channels first, each input channel is a stream of its own that the hardware prefetchers lose
+/// sight of between two tiles.
 void ChannelLanes::prefetch_next_tile(int unrolled, Mem src) {
   src.delta[kChannel] = unrolled;
   src.delta[kWidth] = nest_.tiling().width + plan_.lanes / 2;
   builder_.prefetch(src, 1);
 }
 
-/// The products of one input channel, as many taps at a time as there are registers for their weights.
+/// The products of one input channel, as many taps at a time as there are registers for their
+/// weights.
 void ChannelLanes::emit_channel(const TileBody& body, int unrolled, const Mem& src,
                                 const Mem& weights) {
   Mem src_u = src;
@@ -120,8 +124,8 @@ void ChannelLanes::emit_channel(const TileBody& body, int unrolled, const Mem& s
   emit_products(chunk, src_u, weights_u);
 }
 
-/// `products` ascend by place. Weights used once stay in memory, the others are loaded first; then each
-/// input is broadcast once for all its products.
+/// `products` ascend by place. Weights used once stay in memory, the others are loaded first; then
+/// each input is broadcast once for all its products.
 void ChannelLanes::emit_products(const std::vector<Product>& products, const Mem& src,
                                  const Mem& weights) {
   const auto tile = static_cast<std::int32_t>(nest_.packed().oc_tile);
@@ -130,7 +134,8 @@ void ChannelLanes::emit_products(const std::vector<Product>& products, const Mem
     mem.delta[4] += place * tile + static_cast<std::int32_t>(v) * plan_.lanes;
     return mem;
   };
-  std::vector<Reg> weight_regs(products.size() * vectors(), program::kNone);  // of the first product of a tap
+  std::vector<Reg> weight_regs(products.size() * vectors(),
+                               program::kNone);  // of the first product of a tap
   std::vector<std::size_t> first_of_tap(products.size());
   for (std::size_t i = 0; i < products.size(); ++i) {
     const bool same = i > 0 && products[i].place == products[i - 1].place;
@@ -236,8 +241,9 @@ void ChannelLanes::store_channels_first() {
       std::vector<Reg> rows;
       for (std::size_t p = 0; p < count; ++p) rows.push_back(acc(begin + p, v));
       const Reg mask =
-          count == lanes ? program::kNone
-                         : builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes));
+          count == lanes
+              ? program::kNone
+              : builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes));
       const std::size_t live = std::min(lanes, channels - first);
       for_each_column(builder_, rows, plan_.lanes, live, [&](std::size_t c, Reg column) {
         Mem mem{nest_.dst_address(), kWidth, {}};

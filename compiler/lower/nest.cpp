@@ -93,7 +93,8 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
     for (std::int64_t q = phase.q_begin; q < phase.q_end; ++q) {
       const LiveTaps live = live_taps(phase, axis, q);
       const bool any = live.count > 0;
-      const std::int64_t input = any ? q - phase.taps[static_cast<std::size_t>(live.first)].shift : 0;
+      const std::int64_t input =
+          any ? q - phase.taps[static_cast<std::size_t>(live.first)].shift : 0;
       table.push_back(static_cast<std::int32_t>(q * axis.stride + phase.r - axis.crop_begin));
       table.push_back(static_cast<std::int32_t>(input));
       table.push_back(any ? first_place + static_cast<std::int32_t>(live.first) : 0);
@@ -138,10 +139,11 @@ void Nest::declare_buffers() {
   Buffer weights = make_vector(BufferKind::weights, "weights", 0);
   weights.axes = 5;
   const std::int64_t inner = packed_.kernel[2] * packed_.padded_ic() * packed_.oc_tile;
-  weights.extent = {packed_.group_blocks(), packed_.oc_tiles(), packed_.kernel[0], packed_.kernel[1],
-                    inner};
+  weights.extent = {packed_.group_blocks(), packed_.oc_tiles(), packed_.kernel[0],
+                    packed_.kernel[1], inner};
   weights.stride[4] = 1;
-  for (std::size_t a = 4; a-- > 0;) weights.stride[a] = weights.stride[a + 1] * weights.extent[a + 1];
+  for (std::size_t a = 4; a-- > 0;)
+    weights.stride[a] = weights.stride[a + 1] * weights.extent[a + 1];
   weights_ = builder_.buffer(weights);
   if (problem_.bias)
     bias_ = builder_.buffer(make_vector(BufferKind::bias, "bias", problem_.out_channels));
@@ -162,8 +164,8 @@ void Nest::begin_stage() {
   image_ = Affine::of(builder_.coordinate("image", Extent{1, 1}));
   for (std::size_t a = 0; a < outer_count_; ++a)
     if (outer_[a].rows != 1)
-      outer_[a].row = builder_.coordinate(std::string("row_") + kAxisNames[a],
-                                          Extent{outer_[a].rows, 0});
+      outer_[a].row =
+          builder_.coordinate(std::string("row_") + kAxisNames[a], Extent{outer_[a].rows, 0});
   bind_runs();
   if (const auto [tiles, channels, tail] = channel_tiles(); tiles > 1 && tail != 0) {
     std::vector<std::int32_t> flags(static_cast<std::size_t>(tiles), 0);
@@ -264,10 +266,10 @@ AddressId Nest::src_address(const Affine& ic) {
 
 AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps) {
   const Affine first_tap = outer_count_ == kMaxRank ? outer_[2].tap : run_group_;
-  return builder_.address(
-      weights_, {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
-                 first_tap * (packed_.padded_ic() * packed_.oc_tile) +
-                     ic_block * (group_taps * packed_.oc_tile * packed_.ic_block)});
+  return builder_.address(weights_,
+                          {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
+                           first_tap * (packed_.padded_ic() * packed_.oc_tile) +
+                               ic_block * (group_taps * packed_.oc_tile * packed_.ic_block)});
 }
 
 Affine Nest::first_channel() const {

@@ -8,8 +8,8 @@
 //             [family: input channels, innermost taps]
 //           [family: store]
 //
-// Outer axes go row by row: a table gives for each output row its first live input row and taps, sorted
-// by phase. The innermost axis goes by the Tiling.
+// Outer axes go row by row: a table gives for each output row its first live input row and taps,
+// sorted by phase. The innermost axis goes by the Tiling.
 #pragma once
 
 #include <array>
@@ -41,8 +41,8 @@ class Nest {
  public:
   Nest(const Problem& problem, const Plan& plan, Builder& builder);
 
-  /// Channels last, dense, all output channels in one tile: consecutive outputs of a row are contiguous
-  /// whatever their channel, so dst gets one axis for both (kWidth, in elements).
+  /// Channels last, dense, all output channels in one tile: consecutive outputs of a row are
+  /// contiguous whatever their channel, so dst gets one axis for both (kWidth, in elements).
   [[nodiscard]] bool contiguous_rows() const { return contiguous_rows_; }
 
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
@@ -58,8 +58,8 @@ class Nest {
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
 
-  /// Runs `emit(valid)` for a full tile of output channels and, where the last tile is partial, again
-  /// for that one; `valid` is the count of real channels in the tile.
+  /// Runs `emit(valid)` for a full tile of output channels and, where the last tile is partial,
+  /// again for that one; `valid` is the count of real channels in the tile.
   template <class Emit>
   void for_oc_tile(Emit&& emit) {
     const auto [tiles, channels, tail] = channel_tiles();
@@ -112,11 +112,11 @@ class Nest {
 
  private:
   struct OuterAxis {
-    bool trivial = false;       ///< one tap, in = out: no table
-    bool constant_taps = false; ///< every row has the same count of live taps
+    bool trivial = false;        ///< one tap, in = out: no table
+    bool constant_taps = false;  ///< every row has the same count of live taps
     std::int64_t rows = 1;
-    std::int64_t taps = 1;       ///< that count
-    std::int64_t input_step = 0; ///< input rows between neighbouring taps of a phase
+    std::int64_t taps = 1;        ///< that count
+    std::int64_t input_step = 0;  ///< input rows between neighbouring taps of a phase
     program::TableId table = 0;
     ScalarId row = program::kNone, count = program::kNone;
     Affine out, first_input, first_tap;  ///< of the item

@@ -1,10 +1,11 @@
-// Space lanes: a tile is `positions` vectors of consecutive q, every phase of the row, `oc_tile` output
-// channels. For each input channel the body loads the input vectors of the distinct shifts once, and
-// multiplies each by the broadcast weights of the taps that use it; phases share the loads. At the end the
-// phases of a row are interleaved by permutes, so that stores are contiguous.
+// Space lanes: a tile is `positions` vectors of consecutive q, every phase of the row, `oc_tile`
+// output channels. For each input channel the body loads the input vectors of the distinct shifts
+// once, and multiplies each by the broadcast weights of the taps that use it; phases share the
+// loads. At the end the phases of a row are interleaved by permutes, so that stores are contiguous.
 //
-// Where a row has too many phases for the registers, a tile is of one phase (Phases::one) and its outputs
-// are spread over the row by permutes and masked stores: dearer stores, but each weight serves more lanes.
+// Where a row has too many phases for the registers, a tile is of one phase (Phases::one) and its
+// outputs are spread over the row by permutes and masked stores: dearer stores, but each weight
+// serves more lanes.
 
 #include <algorithm>
 #include <map>
@@ -61,7 +62,8 @@ class SpaceLanes {
   void store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end);
   Mem output_mem(std::size_t j, std::size_t u, std::int32_t t);
   Reg interleave(std::size_t j, std::size_t u, std::int32_t t);
-  [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u, std::int32_t t) const;
+  [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u,
+                                           std::int32_t t) const;
 
   const Problem& problem_;
   const Plan& plan_;
@@ -245,7 +247,8 @@ std::uint64_t SpaceLanes::output_lanes(const TileBody& body, std::size_t u, std:
   return bits;
 }
 
-/// Output vector t: lane l is element e = t*lanes + l of the interleaved phases, q = e/S, r = e mod S.
+/// Output vector t: lane l is element e = t*lanes + l of the interleaved phases, q = e/S, r = e mod
+/// S.
 Reg SpaceLanes::interleave(std::size_t j, std::size_t u, std::int32_t t) {
   if (stride_ == 1) return acc(j, 0, u);
   const auto lanes = static_cast<std::size_t>(plan_.lanes);

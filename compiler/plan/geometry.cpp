@@ -56,7 +56,8 @@ int groups_a_vector(const Problem& problem, int lanes) {
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_row_tiling();
   const Axis axis = spatial_axes(problem)[2];
-  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kTilesARun);
+  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all,
+                     kTilesARun);
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
@@ -78,11 +79,16 @@ PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
     layout.position[a] = phase_sorted_places(axes[a]);
   }
   switch (plan.phases) {
-    case Phases::row: layout.w_groups.assign(static_cast<std::size_t>(axes[2].kernel), 1); break;
-    case Phases::all: layout.w_groups = {static_cast<std::int32_t>(axes[2].kernel)}; break;
+    case Phases::row:
+      layout.w_groups.assign(static_cast<std::size_t>(axes[2].kernel), 1);
+      break;
+    case Phases::all:
+      layout.w_groups = {static_cast<std::int32_t>(axes[2].kernel)};
+      break;
     case Phases::one:
       for (const Phase& phase : make_phases(axes[2]))
-        if (!phase.taps.empty()) layout.w_groups.push_back(static_cast<std::int32_t>(phase.taps.size()));
+        if (!phase.taps.empty())
+          layout.w_groups.push_back(static_cast<std::int32_t>(phase.taps.size()));
       break;
   }
   return layout;

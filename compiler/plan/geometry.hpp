@@ -14,8 +14,8 @@ namespace convt {
 /// A problem's axes as d, h, w; leading ones are units for lower ranks.
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
 
-/// `problem` with a layout of its own choice where both describe the same memory: tensors of one channel
-/// are channels first.
+/// `problem` with a layout of its own choice where both describe the same memory: tensors of one
+/// channel are channels first.
 Problem with_canonical_layout(Problem problem);
 
 /// Positions q a tile of the plan is wide.
@@ -24,7 +24,8 @@ std::int32_t tile_width(const Plan& plan);
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);
 
-/// The plan's tiling of the innermost axis. Phases::row has one tile of one output, repeated for each.
+/// The plan's tiling of the innermost axis. Phases::row has one tile of one output, repeated for
+/// each.
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
 
 }  // namespace convt

@@ -20,7 +20,8 @@ int find_name(const std::array<const char*, N>& names, std::string_view text) {
 }
 
 Error bad(std::string_view what, std::string_view word) {
-  return {ErrorCode::invalid_argument, "plan: " + std::string(what) + " '" + std::string(word) + "'"};
+  return {ErrorCode::invalid_argument,
+          "plan: " + std::string(what) + " '" + std::string(word) + "'"};
 }
 
 std::string_view next_word(std::string_view& text) {
@@ -45,8 +46,8 @@ std::string Plan::to_text() const {
   return std::string(to_string(family)) + " lanes=" + std::to_string(lanes) +
          " phases=" + kPhases[static_cast<std::size_t>(phases)] +
          " channels=" + std::to_string(channels) + " positions=" + std::to_string(positions) +
-         " ic_unroll=" + std::to_string(ic_unroll) + " rows=" + (rows_by_phase ? "phase" : "output") +
-         " prefetch=" + (prefetch ? "1" : "0");
+         " ic_unroll=" + std::to_string(ic_unroll) +
+         " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0");
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -66,7 +67,8 @@ Result<Plan> parse_plan(std::string_view text) {
       continue;
     }
     if (key == "rows") {
-      if (value != "phase" && value != "output") return bad("rows must be phase or output, got", value);
+      if (value != "phase" && value != "output")
+        return bad("rows must be phase or output, got", value);
       plan.rows_by_phase = value == "phase";
       continue;
     }

@@ -16,10 +16,11 @@
 namespace convt {
 
 enum class Family : std::uint8_t {
-  channel_lanes,  ///< output channels in the lanes, input broadcast
-  space_lanes,    ///< consecutive positions in the lanes, weights broadcast
-  reduction_lanes,  ///< input channels in the lanes, summed at the end: few output channels, channels last
-  group_lanes,      ///< several small groups in the lanes (depthwise: one channel each), channels last
+  channel_lanes,    ///< output channels in the lanes, input broadcast
+  space_lanes,      ///< consecutive positions in the lanes, weights broadcast
+  reduction_lanes,  ///< input channels in the lanes, summed at the end: few output channels,
+                    ///< channels last
+  group_lanes,  ///< several small groups in the lanes (depthwise: one channel each), channels last
 };
 
 /// How a tile covers the innermost axis (see tiling.hpp).
@@ -35,10 +36,11 @@ struct Plan {
   Phases phases = Phases::one;
   /// Output channels a tile; channel lanes: a multiple of lanes; group lanes: groups a tile.
   int channels = 16;
-  int positions = 1;   ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
-  int ic_unroll = 1;   ///< input channels a trip of the innermost loop
-  /// Output rows of outer axes phase by phase (few weights at a time) or in order (each input row read
-  /// while it is still in cache).
+  int positions =
+      1;  ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
+  int ic_unroll = 1;  ///< input channels a trip of the innermost loop
+  /// Output rows of outer axes phase by phase (few weights at a time) or in order (each input row
+  /// read while it is still in cache).
   bool rows_by_phase = true;
   bool prefetch = false;  ///< space ahead in every input channel's row, for the next tile
   bool operator==(const Plan&) const = default;
@@ -75,7 +77,8 @@ struct PlanChoice {
 };
 
 /// Decides. Errors: ErrorCode::unsupported when no plan is legal (or strict refuses it).
-Result<PlanChoice> choose_plan(const Problem& problem, const Target& target, const PlanOptions& options);
+Result<PlanChoice> choose_plan(const Problem& problem, const Target& target,
+                               const PlanOptions& options);
 
 /// Where `plan` wants the weights.
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan);

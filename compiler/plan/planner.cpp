@@ -28,9 +28,8 @@ class Planner {
       add_reduction_lanes();
       add_group_lanes();
     }
-    std::sort(found_.begin(), found_.end(), [](const auto& a, const auto& b) {
-      return a.predicted_us < b.predicted_us;
-    });
+    std::sort(found_.begin(), found_.end(),
+              [](const auto& a, const auto& b) { return a.predicted_us < b.predicted_us; });
     return std::move(found_);
   }
 
@@ -82,7 +81,8 @@ void Planner::add(Plan plan) {
 
 void Planner::add_channel_lanes() {
   const std::int64_t oc = problem_.oc_per_group();
-  const auto all_vectors = static_cast<int>(std::min<std::int64_t>((oc + target_.lanes - 1) / target_.lanes, 8));
+  const auto all_vectors =
+      static_cast<int>(std::min<std::int64_t>((oc + target_.lanes - 1) / target_.lanes, 8));
   const auto stride = static_cast<int>(std::min<std::int64_t>(innermost_.stride, 64));
   for (int vectors = 1; vectors <= all_vectors; ++vectors) {
     Plan plan;
@@ -101,8 +101,9 @@ void Planner::add_channel_lanes() {
       for (int positions = 1; positions <= most; ++positions) {
         plan.phases = phases;
         plan.positions = positions;
-        const double taps = phases == Phases::all ? static_cast<double>(innermost_.kernel)
-                                                  : std::ceil(static_cast<double>(innermost_.kernel) / stride);
+        const double taps = phases == Phases::all
+                                ? static_cast<double>(innermost_.kernel)
+                                : std::ceil(static_cast<double>(innermost_.kernel) / stride);
         plan.ic_unroll = choose_unroll(taps * positions * vectors);
         add(plan);
       }
@@ -202,7 +203,8 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
   const std::size_t kept = std::min(candidates.size(), kKeptCandidates + 1);
   for (std::size_t i = 1; i < kept; ++i) {
     candidates[i].why = "predicted " +
-                        percent(candidates[i].predicted_us / candidates[0].predicted_us - 1) + " slower";
+                        percent(candidates[i].predicted_us / candidates[0].predicted_us - 1) +
+                        " slower";
     choice.report.rejected.push_back(candidates[i]);
   }
   return choice;

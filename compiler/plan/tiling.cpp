@@ -16,8 +16,9 @@ struct PhaseSet {
   std::int32_t group_taps = 0;
 };
 
-/// The phases of an axis in output order: position q of phase R is output q*S + R, without a crop. So a
-/// row of n*S outputs is exactly n positions in every phase, and whole tiles store whole vectors.
+/// The phases of an axis in output order: position q of phase R is output q*S + R, without a crop.
+/// So a row of n*S outputs is exactly n positions in every phase, and whole tiles store whole
+/// vectors.
 std::vector<Phase> in_output_order(const Axis& axis, const std::vector<Phase>& phases) {
   std::vector<Phase> ordered(phases.size());
   for (const Phase& phase : phases) {
@@ -94,7 +95,8 @@ struct Interior {
   std::int64_t first, last;
 };
 
-Interior find_interior(const Axis& axis, const PhaseSet& set, std::int32_t width, std::int64_t tiles) {
+Interior find_interior(const Axis& axis, const PhaseSet& set, std::int32_t width,
+                       std::int64_t tiles) {
   std::int64_t low = set.q_begin, high = set.q_end;  // q0 >= low, q0 + width <= high
   for (const Phase* phase : set.phases) {
     low = std::max(low, phase->q_begin);
