@@ -28,8 +28,8 @@ std::size_t mix(std::size_t seed, std::int64_t value) {
   return x ^ (x >> 32);
 }
 
-/// Where a tap's weights stand: offset of channels (0, 0) of group 0, and from one block of ic to the
-/// next.
+/// Where a tap's weights stand: offset of channels (0, 0) of group 0, and from one block of ic to
+/// the next.
 struct TapPlace {
   std::int64_t offset = 0;
   std::int64_t ic_block_step = 0;
@@ -103,7 +103,8 @@ void pack_weights(const PackedLayout& layout, const float* canonical, float* pac
   for (std::int64_t group = 0; group < layout.groups; ++group) {
     for (std::int64_t ic = 0; ic < layout.ic; ++ic) {
       for (std::int64_t oc = 0; oc < layout.oc; ++oc) {
-        // offset() is a sum of a tap's, an ic's and a (group, oc)'s part, so one call serves all taps.
+        // offset() is a sum of a tap's, an ic's and a (group, oc)'s part, so one call serves all
+        // taps.
         const std::int64_t first =
             layout.offset(group, 0, oc, 0, 0, 0) - taps[0].offset + ic % layout.ic_block;
         for (const TapPlace& tap : taps)

@@ -1,17 +1,18 @@
-// PackedLayout: where each weight stands in the packed buffer. Packer, lowering, ahead-of-time writer
-// and tests all use offset(); nothing else knows the order.
+// PackedLayout: where each weight stands in the packed buffer. Packer, lowering, ahead-of-time
+// writer and tests all use offset(); nothing else knows the order.
 //
 // Packed order, outermost first (channel lanes and space lanes alike):
 //
 //     [group][oc tile][tap d][tap h][tap group of w][ic][tap w within its group][oc within tile]
 //
 // Families that put something else in the lanes refine the last two: input channels in the lanes
-// (ic_block > 1) order a tile as [ic block][tap w][oc][ic within its block]; several small groups in one
-// tile (groups_a_tile > 1) make [group block] of the group and put (group within, oc) in the lanes.
+// (ic_block > 1) order a tile as [ic block][tap w][oc][ic within its block]; several small groups
+// in one tile (groups_a_tile > 1) make [group block] of the group and put (group within, oc) in the
+// lanes.
 //
-// The taps of an axis are ordered by phase (see compiler/problem/phases.hpp), so that the taps of one
-// phase are consecutive. A tap group is the set of w taps that one micro-kernel body multiplies for
-// each input channel. Places past the last channel hold 0.
+// The taps of an axis are ordered by phase (see compiler/problem/phases.hpp), so that the taps of
+// one phase are consecutive. A tap group is the set of w taps that one micro-kernel body multiplies
+// for each input channel. Places past the last channel hold 0.
 #pragma once
 
 #include <array>
@@ -26,13 +27,13 @@ namespace convt {
 
 struct PackedLayout {
   std::int64_t groups = 1;
-  std::int64_t ic = 1;       ///< input channels a group
-  std::int64_t oc = 1;       ///< output channels a group
-  std::int64_t oc_tile = 1;  ///< output channels a tile (lanes a tile with groups_a_tile > 1)
-  std::int64_t ic_block = 1;        ///< input channels side by side
-  std::int64_t groups_a_tile = 1;   ///< small groups that share a tile
-  std::int64_t groups_a_vector = 1; ///< of those, in each vector of `lanes`
-  std::int64_t lanes = 16;          ///< of a vector; only matters with groups_a_tile > 1
+  std::int64_t ic = 1;             ///< input channels a group
+  std::int64_t oc = 1;             ///< output channels a group
+  std::int64_t oc_tile = 1;        ///< output channels a tile (lanes a tile with groups_a_tile > 1)
+  std::int64_t ic_block = 1;       ///< input channels side by side
+  std::int64_t groups_a_tile = 1;  ///< small groups that share a tile
+  std::int64_t groups_a_vector = 1;  ///< of those, in each vector of `lanes`
+  std::int64_t lanes = 16;           ///< of a vector; only matters with groups_a_tile > 1
   std::array<std::int64_t, kMaxRank> kernel{1, 1, 1};  ///< d, h, w (leading ones for lower ranks)
   /// position[a][k]: place of tap k in the phase-sorted order of axis a.
   std::array<std::vector<std::int32_t>, kMaxRank> position;
@@ -48,12 +49,14 @@ struct PackedLayout {
   [[nodiscard]] std::int64_t padded_ic() const { return (ic + ic_block - 1) / ic_block * ic_block; }
   [[nodiscard]] std::int64_t elements() const;
   /// Element index of weight (group, ic, oc, kd, kh, kw); ic and oc count within the group.
-  [[nodiscard]] std::int64_t offset(std::int64_t group, std::int64_t ic_index, std::int64_t oc_index,
-                                    std::int64_t kd, std::int64_t kh, std::int64_t kw) const;
+  [[nodiscard]] std::int64_t offset(std::int64_t group, std::int64_t ic_index,
+                                    std::int64_t oc_index, std::int64_t kd, std::int64_t kh,
+                                    std::int64_t kw) const;
   [[nodiscard]] std::size_t hash() const;
 };
 
-/// Moves canonical weights (Cin, Cout/g, K...) into `packed` (layout.elements() floats, every one written).
+/// Moves canonical weights (Cin, Cout/g, K...) into `packed` (layout.elements() floats, every one
+/// written).
 void pack_weights(const PackedLayout& layout, const float* canonical, float* packed);
 
 }  // namespace convt

@@ -13,9 +13,9 @@ enum class Isa : std::uint8_t { scalar, avx2, avx512 };
 
 struct Target {
   Isa isa = Isa::avx2;
-  int lanes = 8;              ///< 32-bit lanes a vector
+  int lanes = 8;  ///< 32-bit lanes a vector
   int vector_registers = 16;
-  int mask_registers = 0;     ///< usable ones; 0: masks live in vector registers
+  int mask_registers = 0;  ///< usable ones; 0: masks live in vector registers
   std::int64_t l1_bytes = 32 * 1024;
   std::int64_t l2_bytes = 512 * 1024;
   std::int64_t l3_bytes = 8 * 1024 * 1024;
@@ -26,8 +26,8 @@ struct Target {
 
 std::size_t hash_value(const Target& target);
 
-/// The machine this runs on, capped by the environment variable CONVT_MAX_ISA (scalar, avx2, avx512),
-/// which is read once. An ISA counts only when the operating system saves its registers.
+/// The machine this runs on, capped by the environment variable CONVT_MAX_ISA (scalar, avx2,
+/// avx512), which is read once. An ISA counts only when the operating system saves its registers.
 /// Machines below AVX2 get a Target of 8 lanes that only the interpreter runs.
 const Target& host_target();
 
