@@ -1,5 +1,5 @@
-// PackedLayout: where each weight stands in the packed buffer. Packer, lowering, ahead-of-time
-// writer and tests all use offset(); nothing else knows the order.
+// PackedLayout: where each weight stands in the packed buffer. offset() is the order; the packer
+// follows it, and kernels walk the same order by strides (compiler/lower/nest.cpp).
 //
 // Packed order, outermost first (channel lanes and space lanes alike):
 //
