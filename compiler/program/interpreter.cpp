@@ -125,11 +125,27 @@ class Checker {
     if (closes_block(inst.op)) return check_close(i, inst);
     if (inst.op == Op::let) return check_let(inst);
     if (inst.op == Op::comment) return nullptr;
-    if (writes_mask(inst.op) && masks_are_vectors(program_)) return "masks are vectors here";
-    if (inst.op == Op::select && inst.mask == kNone) return "select needs a mask";
-    if (inst.op >= Op::fma && inst.op <= Op::mul && inst.type != Type::f32) return "type";
+    if (const char* why = check_form(inst)) return why;
     if (const char* why = check_registers(inst)) return why;
     return has_memory(inst) ? check_memory(inst) : nullptr;
+  }
+
+  [[nodiscard]] const char* check_form(const Inst& inst) const {
+    if (writes_mask(inst.op) && masks_are_vectors(program_)) return "masks are vectors here";
+    if (inst.op == Op::select && inst.mask == kNone) return "it needs a mask";
+    const bool unmasked = inst.op == Op::zero || inst.op == Op::copy || inst.op == Op::broadcast ||
+                          inst.op == Op::stream || inst.op == Op::prefetch || writes_mask(inst.op);
+    if (unmasked && inst.mask != kNone) return "it cannot have a mask";
+    const bool is_arithmetic = inst.op >= Op::fma && inst.op <= Op::mul;
+    if (is_arithmetic && inst.type != Type::f32) return "its type is not f32";
+    return operand_fits(inst) ? nullptr : "it cannot have this kind of second operand";
+  }
+
+  static bool operand_fits(const Inst& inst) {
+    if (inst.op < Op::fma || writes_mask(inst.op)) return inst.b_kind == Operand::none;
+    if (inst.op <= Op::mul) return inst.b_kind != Operand::none;
+    return inst.b_kind == Operand::reg ||
+           (inst.op == Op::permute && inst.b_kind == Operand::vector_mem);
   }
 
   const char* check_open(std::int32_t i, const Inst& inst) {
@@ -566,13 +582,11 @@ class Machine {
       case Operand::broadcast_mem:
         return broadcast(inst.mem);
       case Operand::vector_mem: {
-        const bool whole = inst.op == Op::permute || inst.op == Op::permute2;
-        return load(inst.mem, whole ? kAllLanes : active_lanes(inst));
+        return load(inst.mem, inst.op == Op::permute ? kAllLanes : active_lanes(inst));
       }
       case Operand::none:
         break;
     }
-    fail("operand b is missing");
     return {};
   }
 

@@ -131,7 +131,8 @@ enum class Op : std::uint8_t {
   comment,   ///< names the role of what follows (text = comments[imm])
   // Vectors. d = dst, a, b = registers; b may instead be a memory operand (whole vector, or one
   // element broadcast to all lanes). Under a mask, a whole-vector operand touches the active lanes
-  // only; a broadcast element and the index of a permute are always read whole.
+  // only; a broadcast element and the index of a permute are always read whole. From `select` on, b
+  // is a register (but for the index of a permute).
   zero,       ///< d = 0
   copy,       ///< d = a
   load,       ///< d = mem            masked: other lanes are 0 and their memory is not touched
