@@ -338,6 +338,7 @@ class CoverageProof {
   bool find_places() {
     for (Shape& shape : shapes_) {
       for (const Group& group : groups_) {
+        if (!stays_small(shape, group)) return give_up("an output index is too large to verify");
         const std::int32_t origins = find_origins(shape, group);
         if (origins < 0) return give_up("a store has too many places to verify");
         shape.origins.push_back(origins);
@@ -358,6 +359,15 @@ class CoverageProof {
     std::vector<Affine::Term> enumerated;  ///< points a unit of each scalar
     std::vector<Linear> linear;
   };
+
+  [[nodiscard]] bool stays_small(const Shape& shape, const Group& group) const {
+    for (std::size_t axis = 0; axis < axes_; ++axis) {
+      if ((group.axes >> axis & 1) == 0) continue;
+      const std::int64_t factor = std::max<std::int64_t>(group.step[axis], 1);
+      if (!verifier::stays_small(index(shape, axis), factor, shape.proof->facts)) return false;
+    }
+    return true;
+  }
 
   std::int32_t find_origins(const Shape& shape, const Group& group) {
     const Origin origin = make_origin(shape, group);

@@ -25,7 +25,8 @@ inline constexpr int kMaxTerms = 16;
 constexpr BaseSet coordinate_bit(std::size_t place) { return BaseSet{1} << place; }
 constexpr BaseSet loop_bit(int depth) { return BaseSet{1} << (kMaxCoordinates + depth); }
 
-/// Values are 32-bit, coefficients such that no affine form of them overflows.
+/// Scalars are 32-bit: extents, trips and table values. Items for one block of the batch are fewer
+/// than 2^31, too, so that no count of items overflows.
 inline constexpr std::int64_t kMaxValue = 0x7fffffff;
 
 /// A block of code: the stage itself (node 0), a loop body or an if body.
@@ -99,6 +100,9 @@ std::string place_text(const Program& program, const Stage& stage, std::int32_t 
 /// An Error of code internal at an instruction.
 Error defect(const Program& program, const Stage& stage, std::int32_t at,
              const std::string& message);
+
+/// Whether the form, times `factor`, cannot overflow: nor can any part of its sum.
+bool stays_small(const Affine& affine, std::int64_t factor, const StageFacts& facts);
 
 /// Checks all that needs no arithmetic on indices: nesting, scopes, ids, registers, masks,
 /// immediates.

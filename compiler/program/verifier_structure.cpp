@@ -21,6 +21,18 @@ Error defect(const Program& program, const Stage& stage, std::int32_t at,
   return {ErrorCode::internal, place_text(program, stage, at) + message};
 }
 
+bool stays_small(const Affine& affine, std::int64_t factor, const StageFacts& facts) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 61;
+  const std::int64_t constant = kMost / factor;
+  if (affine.constant < -constant || affine.constant > constant) return false;
+  return std::all_of(affine.terms.begin(), affine.terms.end(), [&](const Affine::Term& term) {
+    const std::int64_t extent = facts.scalars[term.scalar].extent;
+    const std::int64_t value = extent > 0 ? extent : kMaxValue;
+    const std::int64_t most = kMost / (value * kMaxTerms) / factor;
+    return -most <= term.coefficient && term.coefficient <= most;
+  });
+}
+
 namespace {
 
 /// Value of a mask register at one point of the walk.
@@ -80,8 +92,11 @@ class Walk {
     open_.emplace_back();
     find_mask_writers();
     if (stage_.grid.size() > kMaxCoordinates) return fail("more than 16 coordinates");
+    std::int64_t items = 1;
     for (std::size_t i = 0; i < stage_.grid.size(); ++i) {
       if (!add_coordinate(stage_.grid[i], i)) return false;
+      items *= facts(stage_.grid[i].scalar).extent;
+      if (items > kMaxValue) return fail("the grid has too many items");
     }
     return true;
   }
@@ -148,7 +163,7 @@ class Walk {
     if (scalar.kind == ScalarKind::batch_count) return visit_batch_count(let.scalar, scalar);
     if (scalar.table >= program_.tables.size()) return fail("no such table");
     if (scalar.column >= program_.tables[scalar.table].columns) return fail("no such column");
-    if (!check_magnitude(scalar.row)) return false;
+    if (!check_form_of(scalar.row)) return false;
     for (const Affine::Term& term : scalar.row.terms) {
       if (!check_value_use(term.scalar)) return false;
       facts(let.scalar).bases |= facts(term.scalar).bases;
@@ -168,22 +183,15 @@ class Walk {
     return true;
   }
 
-  /// No sum of products of 32-bit values with these coefficients overflows.
-  bool check_magnitude(const Affine& affine) {
-    constexpr std::int64_t kMost = std::int64_t{1} << 61;
+  bool check_form_of(const Affine& affine) {
     if (affine.terms.size() > kMaxTerms) return fail("an index has more than 16 terms");
-    if (affine.constant < -kMost || affine.constant > kMost) return fail("insane index constant");
     for (std::size_t i = 0; i < affine.terms.size(); ++i) {
-      const Affine::Term& term = affine.terms[i];
-      if (!check_live(term.scalar)) return false;
-      if (i > 0 && affine.terms[i - 1].scalar >= term.scalar) return fail("unsorted index terms");
-      const std::int64_t value =
-          facts(term.scalar).extent > 0 ? facts(term.scalar).extent : kMaxValue;
-      const std::int64_t most = kMost / (value * kMaxTerms);
-      if (term.coefficient < -most || term.coefficient > most)
-        return fail("insane index coefficient");
+      if (!check_live(affine.terms[i].scalar)) return false;
+      if (i > 0 && affine.terms[i - 1].scalar >= affine.terms[i].scalar) {
+        return fail("unsorted index terms");
+      }
     }
-    return true;
+    return stays_small(affine, 1, facts_) || fail("insane index");
   }
 
   // Blocks.
@@ -443,7 +451,7 @@ class Walk {
     const Buffer& buffer = program_.buffers[address.buffer];
     for (int axis = 0; axis < buffer.axes; ++axis) {
       const Affine& index = address.index[static_cast<std::size_t>(axis)];
-      if (!check_magnitude(index)) return false;
+      if (!check_form_of(index)) return false;
       if (!check_batch_terms(index, axis == buffer.batch_axis)) return false;
     }
     return true;

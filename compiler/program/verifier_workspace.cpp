@@ -132,8 +132,7 @@ class WorkspaceProof {
 
   /// Stores whose lanes are not known, or have gaps, prove nothing.
   void add_store(const Footprint& store) {
-    const int lanes =
-        static_cast<int>(std::bit_width(store.lanes)) - std::countr_zero(store.lanes);
+    const int lanes = static_cast<int>(std::bit_width(store.lanes)) - std::countr_zero(store.lanes);
     if (!store.lanes_known || lanes != std::popcount(store.lanes)) return;
     add_box(find(stores_, store, facts_.workspace_loads).boxes, delta_box(store));
   }
