@@ -32,6 +32,9 @@ void* counted_new(std::size_t bytes, std::size_t alignment = alignof(std::max_al
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
+
+// Not inlined, or GCC takes free() for the wrong counterpart of `new`.
+[[gnu::noinline]] void counted_delete(void* memory) { std::free(memory); }
 }  // namespace
 
 void* operator new(std::size_t bytes) { return counted_new(bytes); }
@@ -42,14 +45,18 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return counted_new(bytes, static_cast<std::size_t>(alignment));
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { counted_delete(memory); }
+void operator delete[](void* memory) noexcept { counted_delete(memory); }
+void operator delete(void* memory, std::size_t) noexcept { counted_delete(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { counted_delete(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { counted_delete(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { counted_delete(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  counted_delete(memory);
+}
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept {
+  counted_delete(memory);
+}
 
 namespace convt {
 namespace {
@@ -234,11 +241,13 @@ TEST(Compile, NamesKernelsByWhatTheyDependOn) {
 TEST(Compile, UsesAGivenPlan) {
   const Kernel automatic = compile(dcgan()).value();
   for (const PlanCandidate& other : automatic.info().rejected) {
-    const Kernel kernel = compile(dcgan(), {.plan = other.plan}).value();
-    EXPECT_EQ(kernel.info().plan, other.plan);
-    EXPECT_NEAR(kernel.info().predicted_us, other.predicted_us, 1e-3 * other.predicted_us);
+    const Result<Kernel> kernel = compile(dcgan(), {.plan = other.plan});
+    if (!kernel.ok() && kernel.error().code == ErrorCode::unsupported) continue;  // registers
+    ASSERT_TRUE(succeeded(kernel)) << other.plan;
+    EXPECT_EQ(kernel->info().plan, other.plan);
+    EXPECT_NEAR(kernel->info().predicted_us, other.predicted_us, 1e-3 * other.predicted_us);
     LayerData data(dcgan());
-    ASSERT_TRUE(succeeded(run_layer(kernel, data)));
+    ASSERT_TRUE(succeeded(run_layer(*kernel, data)));
     EXPECT_TRUE(matches_reference(data)) << other.plan;
   }
 }
