@@ -13,7 +13,7 @@ set(layers
   "compiler/backend/xbyak:compiler/target|compiler/program|compiler/backend"
   "runtime:compiler"
   "tools:compiler|runtime"
-  "bench:compiler|runtime|tests"
+  "bench:compiler|runtime|tools"
   "tests:compiler|runtime|tools"
   "examples:")
 
@@ -23,9 +23,11 @@ set(third_party
   "pthreadpool.h:runtime"
   "nlohmann/:compiler/problem/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
   "Zydis/:tools|tests"
-  "CLI/:tools"
-  "fmt/:tools"
+  "CLI/:tools|bench"
+  "fmt/:tools|bench"
   "png.h:tools"
+  "dnnl.hpp:bench"
+  "benchmark/:bench"
   "gtest/:tests"
   "gmock/:tests"
   "rapidcheck:tests")
