@@ -323,6 +323,21 @@ TEST(VerifierMasks, MustBeDefined) {
   expect_refused(program, "mask register 0 may be read before it is written");
 }
 
+/// To the machine, mask register 0 means "all lanes".
+TEST(VerifierMasks, CountFromOneOnceAllocated) {
+  Program program = copy_program();
+  program.allocated = true;
+  expect_refused(program, "no such mask register: 0");
+  const auto rename = [&](Reg reg) {
+    find(program, Op::mask_const).dst = reg;
+    find(program, Op::load, 1).mask = find(program, Op::store, 1).mask = reg;
+  };
+  rename(7);
+  expect_accepted(program);
+  rename(8);
+  expect_refused(program, "no such mask register: 8");
+}
+
 TEST(VerifierMasks, BitsWithinLanes) {
   Program program = copy_program();
   find(program, Op::mask_const).imm = 0x100ff;

@@ -87,6 +87,10 @@ Status check_buffer(const Program& program, const Buffer& buffer) {
 
 Status check_declarations(const Program& program) {
   if (program.lanes != 8 && program.lanes != 16) return bad_declaration(program, "lanes");
+  if (program.vector_registers < 0 || program.vector_registers > 32 || program.mask_registers < 0 ||
+      program.mask_registers > 7) {
+    return bad_declaration(program, "no machine has so many registers");
+  }
   if (Status tables = check_tables(program); !tables) return tables;
   int outputs = 0, workspaces = 0;
   for (const Buffer& buffer : program.buffers) {

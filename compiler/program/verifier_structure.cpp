@@ -55,11 +55,12 @@ class Walk {
     facts_.scalars.resize(program.scalars.size());
     group_of_address_.assign(program.addresses.size(), -1);
     masks_are_vectors_ = masks_are_vectors(program);
-    vectors_ = program.allocated ? static_cast<std::size_t>(std::max(program.vector_registers, 0))
-                                 : program.vreg_count;
-    const std::size_t own_masks =
-        program.allocated ? static_cast<std::size_t>(std::max(program.mask_registers, 0))
-                          : program.mreg_count;
+    // Allocated mask registers count from 1: 0 means "all lanes" to the machine.
+    first_mask_ = program.allocated && !masks_are_vectors_ ? 1 : 0;
+    vectors_ =
+        static_cast<std::size_t>(program.allocated ? program.vector_registers : program.vreg_count);
+    const auto own_masks = static_cast<std::size_t>(
+        program.allocated ? program.mask_registers + first_mask_ : program.mreg_count);
     masks_.resize(masks_are_vectors_ ? vectors_ : own_masks);
     defined_.resize((vectors_ + own_masks + 63) / 64);
   }
@@ -329,9 +330,11 @@ class Walk {
   // Registers.
 
   bool check_register(Reg reg, bool is_mask) {
-    const std::size_t count = is_mask ? masks_.size() : vectors_;
-    return reg < count || fail(std::string("no such ") + (is_mask ? "mask" : "vector") +
-                               " register: " + std::to_string(reg));
+    const int first = is_mask ? first_mask_ : 0;
+    const std::size_t end = is_mask ? masks_.size() : vectors_;
+    return (reg >= first && reg < end) ||
+           fail(std::string("no such ") + (is_mask ? "mask" : "vector") +
+                " register: " + std::to_string(reg));
   }
 
   std::size_t register_bit(Reg reg, bool is_mask) const {
@@ -527,6 +530,7 @@ class Walk {
   std::vector<ScalarId> live_;
   std::vector<std::int32_t> group_of_address_;
   bool masks_are_vectors_ = false;
+  int first_mask_ = 0;
   std::size_t vectors_ = 0;
   std::vector<std::uint64_t> defined_, saved_;  ///< a bit a register: vectors, then masks
   std::vector<MaskValue> masks_, saved_masks_;
