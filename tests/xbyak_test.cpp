@@ -4,10 +4,9 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
+#include <bit>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -79,7 +78,8 @@ class Memory {
       for (std::size_t i = 0; i < 16 * lines_[kind].size(); ++i) {
         const float a = lines_[kind][i / 16].data[i % 16];
         const float b = other.lines_[kind][i / 16].data[i % 16];
-        if (std::memcmp(&a, &b, 4) == 0 || (std::isnan(a) && std::isnan(b))) continue;
+        const bool same_bits = std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+        if (same_bits || (std::isnan(a) && std::isnan(b))) continue;
         return "buffer " + std::to_string(kind) + ", element " + std::to_string(i) + ": " +
                std::to_string(a) + " and " + std::to_string(b);
       }
@@ -345,6 +345,7 @@ TEST(Xbyak, MoreStreamsThanRegisters) {
   const ScalarId item = s.builder.coordinate("item", {3, 0});
   const ScalarId outer = s.builder.begin_loop("outer", 2);
   std::vector<Affine> rows;
+  rows.reserve(8);
   for (int i = 0; i < 8; ++i) {
     rows.push_back(Affine::of(s.builder.let("row", table, Affine(i), 0)) + Affine::of(outer));
   }
