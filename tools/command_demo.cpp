@@ -79,8 +79,8 @@ class Report {
                 {"run ms", TextTable::Align::right, 8},
                 {"GFLOP/s", TextTable::Align::right, 7},
                 {"of roofline", TextTable::Align::right, 11},
-                {"error/bound", TextTable::Align::right, 11},
-                {"plan", TextTable::Align::left}}) {
+                {"error/bound", TextTable::Align::right, 11}}),
+        plans_({{"plan", TextTable::Align::left, 19}, {"", TextTable::Align::left}}) {
     fmt::print("{}", table_.title_line());
   }
 
@@ -105,6 +105,8 @@ class Report {
     return check.ok;
   }
 
+  void print_plans() const { fmt::print("\n{}", plans_.to_text()); }
+
  private:
   void print(const Layer& layer, const KernelInfo& info, const Timing& timing,
              const CheckResult& check) {
@@ -119,7 +121,8 @@ class Report {
             {layer.name, fmt::format("{}", fmt::join(dst_shape(layer.problem, layer.batch), " x ")),
              fmt::format("{:.0f}", info.times.total_us), fmt::format("{:.4f}", timing.min_ms),
              fmt::format("{:.1f}", 2 * work.macs / timing.min_ms * 1e-6), share,
-             fmt::format("{:.3f}", check.worst_ratio), info.plan}));
+             fmt::format("{:.3f}", check.worst_ratio)}));
+    plans_.add({layer.name, info.plan});
     if (!check.ok) fmt::print("    WRONG: {}\n", check.first_failure);
     if (!info.note.empty()) fmt::print("    {}\n", info.note);
     std::fflush(stdout);
@@ -128,6 +131,7 @@ class Report {
   const DemoOptions& options_;
   Machine* machine_;
   TextTable table_;
+  TextTable plans_;
 };
 
 void print_machine(Machine* machine, int threads) {
@@ -171,6 +175,7 @@ Result<int> demo(const DemoOptions& options) {
     if (!right.ok()) return right.error();
     all_right = all_right && *right;
   }
+  report.print_plans();
   fmt::print(
       "\nof roofline: the least time this machine needs at all, in per cent of the time taken\n"
       "error/bound: the largest error against a double-precision reference; at most 1 is "
