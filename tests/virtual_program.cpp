@@ -40,7 +40,10 @@ class Generator {
     trips_ = builder_.table("trips", 1, {0, 1, 2, 3, 1, 0, 2, 2});
     builder_.begin_stage("stage");
     scalars_.push_back(builder_.coordinate("item", {kItems, 0}));
-    for (int i = 0; i < 4; ++i) builder_.load(written(builder_.vector()), lanes());
+    for (int i = 0; i < 4; ++i) {
+      const Mem mem = lanes();
+      builder_.load(written(builder_.vector()), mem);
+    }
     masks_.push_back(builder_.mask(bits()));
     make_block(0);
     for (const Reg reg : vectors_) {
@@ -116,7 +119,8 @@ class Generator {
       if (depth < 3 && chance(15)) {
         make_loop(depth);
       } else if (depth < 3 && chance(15)) {
-        builder_.begin_if_equal(pick_of(scalars_), pick(0, 2));
+        const ScalarId scalar = pick_of(scalars_);
+        builder_.begin_if_equal(scalar, pick(0, 2));
         make_block(depth + 1);
         builder_.end_if();
       } else {
@@ -137,25 +141,44 @@ class Generator {
     builder_.end_loop();
   }
 
+  // Operands are picked before the destination, one statement each: a register is not read before
+  // its first write, and every compiler picks in the same order.
+
   void make_instruction() {
     switch (pick(0, 9)) {
       case 0:
-        return builder_.load(destination(), lanes(), maybe_mask());
+        return make_load();
       case 1:
-        return builder_.broadcast(destination(), lanes());
+        return make_store();
       case 2:
-        return builder_.store(lanes(dst_), source(), maybe_mask());
-      case 3:
         return make_simple();
-      case 4:
+      case 3:
         return make_shuffle();
-      case 5:
+      case 4:
         return make_permute();
-      case 6:
-        return builder_.select(destination(), pick_of(masks_), source(), source());
+      case 5:
+        return make_select();
       default:
         return make_arithmetic();
     }
+  }
+
+  void make_load() {
+    const Mem mem = lanes();
+    const Reg mask = maybe_mask();
+    if (chance(50)) return builder_.load(destination(), mem, mask);
+    builder_.broadcast(destination(), mem);
+  }
+
+  void make_store() {
+    const Mem mem = lanes(dst_);
+    const Reg from = source();
+    builder_.store(mem, from, maybe_mask());
+  }
+
+  void make_select() {
+    const Reg a = source(), b = source(), mask = pick_of(masks_);
+    builder_.select(destination(), mask, a, b);
   }
 
   void make_simple() {
@@ -181,12 +204,17 @@ class Generator {
     // Tiles multiply one element by several vectors.
     const Mem mem = lanes();
     builder_.binary(op, d, a, mem, Operand::broadcast_mem, mask);
-    if (chance(50)) builder_.fma(source(), source(), mem, Operand::broadcast_mem);
+    if (chance(50)) return;
+    const Reg e = source();
+    builder_.fma(e, source(), mem, Operand::broadcast_mem);
   }
 
   void make_shuffle() {
     const Reg a = source(), b = source();
-    if (chance(30)) return builder_.shuffle128(destination(), a, b, pick(0, 3));
+    if (chance(30)) {
+      const int imm = pick(0, 3);
+      return builder_.shuffle128(destination(), a, b, imm);
+    }
     const Reg mask = maybe_mask();
     const Op op =
         static_cast<Op>(pick(static_cast<int>(Op::unpack_lo32), static_cast<int>(Op::unpack_hi64)));
@@ -195,17 +223,17 @@ class Generator {
 
   void make_permute() {
     const Reg a = source();
+    if (chance(30)) {
+      const Reg index = index_register();
+      return builder_.permute2(source(), a, index);
+    }
     const Reg mask = maybe_mask();
     const bool zero_masked = mask != kNone && chance(50);
-    const Reg d = mask == kNone || zero_masked ? destination() : source();
-    switch (pick(0, 2)) {
-      case 0:
-        return builder_.permute(d, a, indices(), mask, zero_masked);
-      case 1:
-        return builder_.permute(d, a, index_register(), mask, zero_masked);
-      default:
-        return builder_.permute2(source(), a, index_register());
-    }
+    const bool keeps = mask != kNone && !zero_masked;
+    const Reg index = chance(50) ? index_register() : kNone;
+    const Reg d = keeps ? source() : destination();
+    if (index != kNone) return builder_.permute(d, a, index, mask, zero_masked);
+    builder_.permute(d, a, indices(), mask, zero_masked);
   }
 
   std::mt19937_64 random_;
