@@ -186,6 +186,7 @@ void ChannelLanes::emit_products(const std::vector<Product>& products, const Mem
 void ChannelLanes::add_bias() {
   if (!problem_.bias) return;
   for (std::size_t v = 0; v < vectors(); ++v) {
+    if (static_cast<std::int64_t>(v) * plan_.lanes >= nest_.tile_channels()) break;
     const Reg bias = builder_.vector();
     nest_.load_bias(bias, static_cast<std::int64_t>(v) * plan_.lanes, plan_.lanes);
     for (std::size_t p = 0; p < positions_.size(); ++p)

@@ -16,7 +16,17 @@ using program::Extent;
 /// Columns of an outer axis' table.
 enum RowColumn : std::uint16_t { kOutput, kFirstInput, kFirstTap, kTapCount, kRowColumns };
 /// Columns of the table of runs.
-enum RunColumn : std::uint16_t { kBody, kTiles, kRunOutput, kRunInput, kRunGroup, kRunColumns };
+enum RunColumn : std::uint16_t {
+  kBody,
+  kTiles,
+  kRunOutput,
+  kRunInput,
+  kRunGroup,
+  kPanelKind,
+  kPanelSrc,
+  kPanelDst,
+  kRunColumns
+};
 
 Buffer make_tensor(BufferKind kind, const char* name, Layout layout, std::int64_t channels,
                    std::int64_t pitch, const std::array<std::int64_t, kMaxRank>& spatial) {
@@ -58,6 +68,9 @@ bool has_zero_tail(const Problem& problem) {
                      [](const Axis& axis) { return axis.zero_tail != 0; });
 }
 
+/// Channels between a panel's copy and its prefetch.
+constexpr std::int32_t kChannelsAhead = 4;
+
 constexpr std::array<char, kMaxRank> kAxisNames{'d', 'h', 'w'};
 
 }  // namespace
@@ -68,7 +81,9 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       axes_(spatial_axes(problem)),
       packed_(make_packed_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)),
-      rows_by_phase_(plan.rows_by_phase) {
+      rows_by_phase_(plan.rows_by_phase),
+      panel_(plan.panel),
+      lanes_(plan.lanes) {
   contiguous_rows_ = plan.family == Family::reduction_lanes && plan.phases == Phases::all &&
                      problem.out_channels == packed_.oc_tile &&
                      problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
@@ -105,6 +120,8 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
   if (!rows_by_phase_) sort_rows_by_output(table);
   outer.rows = static_cast<std::int64_t>(table.size()) / kRowColumns;
   outer.taps = table.empty() ? 0 : table[kTapCount];
+  for (std::size_t i = kTapCount; i < table.size(); i += kRowColumns)
+    outer.most_taps = std::max<std::int64_t>(outer.most_taps, table[i]);
   outer.constant_taps = true;
   for (std::size_t i = kTapCount; i < table.size(); i += kRowColumns)
     outer.constant_taps = outer.constant_taps && table[i] == outer.taps;
@@ -145,6 +162,7 @@ void Nest::declare_buffers() {
   for (std::size_t a = 4; a-- > 0;)
     weights.stride[a] = weights.stride[a + 1] * weights.extent[a + 1];
   weights_ = builder_.buffer(weights);
+  if (panel_) declare_panel();
   if (problem_.bias)
     bias_ = builder_.buffer(make_vector(BufferKind::bias, "bias", problem_.out_channels));
 }
@@ -152,45 +170,137 @@ void Nest::declare_buffers() {
 void Nest::begin_stage() {
   declare_buffers();
   builder_.begin_stage("compute");
-  ScalarId group = program::kNone, oc_tile = program::kNone;
-  if (packed_.group_blocks() > 1) {
-    group = builder_.coordinate("group", Extent{packed_.group_blocks(), 0});
-    group_ = Affine::of(group);
-  }
-  if (packed_.oc_tiles() > 1) {
-    oc_tile = builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0});
-    oc_tile_ = Affine::of(oc_tile);
-  }
+  if (packed_.group_blocks() > 1)
+    group_ = Affine::of(builder_.coordinate("group", Extent{packed_.group_blocks(), 0}));
+  if (packed_.oc_tiles() > 1 && !panel_)
+    oc_tile_ = Affine::of(builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0}));
   image_ = Affine::of(builder_.coordinate("image", Extent{1, 1}));
   for (std::size_t a = 0; a < outer_count_; ++a)
     if (outer_[a].rows != 1)
       outer_[a].row =
           builder_.coordinate(std::string("row_") + kAxisNames[a], Extent{outer_[a].rows, 0});
   bind_runs();
-  if (const auto [tiles, channels, tail] = channel_tiles(); tiles > 1 && tail != 0) {
-    std::vector<std::int32_t> flags(static_cast<std::size_t>(tiles), 0);
-    flags.back() = 1;
-    const auto table = builder_.table("tail_tile", 1, std::move(flags));
-    tail_tile_ = builder_.let("is_tail", table, packed_.groups_a_tile > 1 ? group_ : oc_tile_, 0);
-  }
   for (std::size_t a = 0; a < outer_count_; ++a)
     bind_outer_axis(outer_[a], std::string(1, kAxisNames[a]));
+  if (panel_) {
+    copy_panel();
+    // Every tile of output channels reads the panel.
+    if (packed_.oc_tiles() > 1)
+      oc_tile_ = Affine::of(builder_.begin_loop("oc_tile", packed_.oc_tiles()));
+  }
+  bind_tail_tile();
+}
+
+void Nest::end_stage() {
+  if (panel_ && packed_.oc_tiles() > 1) builder_.end_loop();
+  builder_.end_stage();
+}
+
+void Nest::bind_tail_tile() {
+  const auto [tiles, channels, tail] = channel_tiles();
+  if (tiles == 1 || tail == 0) return;
+  std::vector<std::int32_t> flags(static_cast<std::size_t>(tiles), 0);
+  flags.back() = 1;
+  const auto table = builder_.table("tail_tile", 1, std::move(flags));
+  tail_tile_ = builder_.let("is_tail", table, packed_.groups_a_tile > 1 ? group_ : oc_tile_, 0);
+}
+
+Nest::PanelColumns Nest::panel_columns(const TileRun& run) const {
+  const std::int64_t first = run.input - panel_reach_;
+  const std::int64_t begin = std::max<std::int64_t>(first, 0);
+  const std::int64_t end = std::min(axes_[2].input, run.input + run.tiles * tiling_.width);
+  return {begin, begin - first, std::max<std::int64_t>(end - begin, 0)};
+}
+
+void Nest::declare_panel() {
+  std::int64_t columns = 1;
+  for (const TileBody& body : tiling_.bodies)
+    for (const BodyPhase& phase : body.phases)
+      for (const BodyTap& tap : phase.taps) panel_reach_ = std::max(panel_reach_, tap.shift);
+  for (const TileRun& run : tiling_.runs) {
+    const PanelColumns copied = panel_columns(run);
+    columns =
+        std::max({columns, copied.dst + copied.count, panel_reach_ + run.tiles * tiling_.width});
+    if (std::find(panel_counts_.begin(), panel_counts_.end(), copied.count) == panel_counts_.end())
+      panel_counts_.push_back(copied.count);
+  }
+  // Rows of whole cache lines, an odd number of them: neighbouring channels fall into different
+  // sets.
+  const std::int64_t pitch = ((columns + 15) / 16 | 1) * 16;
+  Buffer panel;
+  panel.kind = BufferKind::workspace;
+  panel.name = "panel";
+  panel.axes = 5;
+  panel.extent = {1, packed_.ic, outer_[0].most_taps, outer_[1].most_taps, pitch};
+  panel.stride[kWidth] = 1;
+  panel.stride[kChannel] = pitch;
+  panel.stride[kHeight] = packed_.ic * pitch;
+  panel.stride[kDepth] = outer_[1].most_taps * panel.stride[kHeight];
+  panel.stride[kBatch] = outer_[0].most_taps * panel.stride[kDepth];
+  panel_buffer_ = builder_.buffer(panel);
+}
+
+void Nest::copy_panel() {
+  builder_.comment("input panel");
+  for (std::size_t kind = 0; kind < panel_counts_.size(); ++kind) {
+    if (panel_counts_[kind] == 0) continue;
+    const bool choice = panel_counts_.size() > 1;
+    if (choice) builder_.begin_if_equal(panel_kind_, static_cast<std::int64_t>(kind));
+    copy_rows(panel_counts_[kind]);
+    if (choice) builder_.end_if();
+  }
+}
+
+/// All channels of all live input rows, `columns` of each.
+void Nest::copy_rows(std::int64_t columns) {
+  const Reg tail_mask = columns % lanes_ == 0
+                            ? program::kNone
+                            : builder_.mask(lane_bits(0, columns % lanes_, lanes_));
+  begin_taps();
+  const Affine ic = Affine::of(builder_.begin_loop("ic", packed_.ic));
+  const Affine channel = group_ * packed_.ic + ic;
+  Mem from{builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, panel_src_}),
+           kWidth,
+           {}};
+  Mem to{
+      builder_.address(panel_buffer_, {0, ic, outer_[0].live_tap, outer_[1].live_tap, panel_dst_}),
+      kWidth,
+      {}};
+  for (std::int64_t c = 0; c < columns; c += lanes_) {
+    from.delta[kWidth] = to.delta[kWidth] = static_cast<std::int32_t>(c);
+    Mem ahead = from;
+    ahead.delta[kChannel] = kChannelsAhead;
+    builder_.prefetch(ahead, 1);
+    const Reg mask = c + lanes_ > columns ? tail_mask : program::kNone;
+    const Reg x = builder_.vector();
+    builder_.load(x, from, mask);
+    builder_.store(to, x, mask);
+  }
+  builder_.end_loop();
+  end_taps();
 }
 
 void Nest::bind_runs() {
   std::vector<std::int32_t> table;
   for (const TileRun& run : tiling_.runs) {
+    const PanelColumns columns = panel_columns(run);
+    const auto kind = std::find(panel_counts_.begin(), panel_counts_.end(), columns.count);
     table.push_back(run.body);
     table.push_back(static_cast<std::int32_t>(run.tiles));
     table.push_back(static_cast<std::int32_t>(run.output));
     table.push_back(static_cast<std::int32_t>(run.input));
     table.push_back(static_cast<std::int32_t>(run.group_begin));
+    table.push_back(static_cast<std::int32_t>(kind - panel_counts_.begin()));
+    table.push_back(static_cast<std::int32_t>(columns.src));
+    table.push_back(static_cast<std::int32_t>(columns.dst));
   }
   if (tiling_.runs.size() == 1) {
     const TileRun& run = tiling_.runs[0];
     run_output_ = run.output;
     run_input_ = run.input;
     run_group_ = run.group_begin;
+    panel_src_ = panel_columns(run).src;
+    panel_dst_ = panel_columns(run).dst;
     return;
   }
   run_table_ = builder_.table("runs", kRunColumns, std::move(table));
@@ -200,6 +310,12 @@ void Nest::bind_runs() {
   run_tiles_ = builder_.let("tiles", run_table_, row, kTiles);
   run_output_ = Affine::of(builder_.let("run_output", run_table_, row, kRunOutput));
   run_input_ = Affine::of(builder_.let("run_input", run_table_, row, kRunInput));
+  if (panel_) {
+    if (panel_counts_.size() > 1)
+      panel_kind_ = builder_.let("panel_kind", run_table_, row, kPanelKind);
+    panel_src_ = Affine::of(builder_.let("panel_src", run_table_, row, kPanelSrc));
+    panel_dst_ = Affine::of(builder_.let("panel_dst", run_table_, row, kPanelDst));
+  }
   const bool one_group = std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
                                      [](const TileRun& run) { return run.group_begin == 0; });
   if (!one_group) run_group_ = Affine::of(builder_.let("run_group", run_table_, row, kRunGroup));
@@ -240,12 +356,14 @@ void Nest::end_body() {
 void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name) {
   axis.input = axis.first_input;
   axis.tap = axis.first_tap;
+  axis.live_tap = 0;
   axis.loop_open = !(axis.constant_taps && axis.taps == 1);
   if (!axis.loop_open) return;
   const ScalarId j = axis.constant_taps ? builder_.begin_loop(name, axis.taps)
                                         : builder_.begin_loop(name, axis.count);
   axis.input += Affine::of(j, -axis.input_step);
   axis.tap += Affine::of(j);
+  axis.live_tap = Affine::of(j);
 }
 
 void Nest::begin_taps() {
@@ -260,6 +378,10 @@ void Nest::end_taps() {
 
 AddressId Nest::src_address(const Affine& ic) {
   const Affine w = outer_count_ == kMaxRank ? outer_[2].input : run_input_ + tile_ * tiling_.width;
+  if (panel_) {
+    return builder_.address(panel_buffer_, {0, ic, outer_[0].live_tap, outer_[1].live_tap,
+                                            panel_reach_ + tile_ * tiling_.width});
+  }
   const Affine channel = group_ * (packed_.ic * packed_.groups_a_tile) + ic;
   return builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, w});
 }

@@ -15,6 +15,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <convt/problem.hpp>
 
@@ -48,9 +49,9 @@ class Nest {
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
   [[nodiscard]] const PackedLayout& packed() const { return packed_; }
 
-  /// Declares buffers and grid and defines the item's scalars.
+  /// Declares buffers and grid, defines the item's scalars, copies the item's input panel.
   void begin_stage();
-  void end_stage() { builder_.end_stage(); }
+  void end_stage();
 
   void begin_body(std::size_t body);
   void end_body();
@@ -116,10 +117,12 @@ class Nest {
     bool constant_taps = false;  ///< every row has the same count of live taps
     std::int64_t rows = 1;
     std::int64_t taps = 1;        ///< that count
+    std::int64_t most_taps = 1;   ///< the largest count of a row
     std::int64_t input_step = 0;  ///< input rows between neighbouring taps of a phase
     program::TableId table = 0;
     ScalarId row = program::kNone, count = program::kNone;
     Affine out, first_input, first_tap;  ///< of the item
+    Affine live_tap;                     ///< inside begin_taps(): counts the row's live taps
     Affine input, tap;                   ///< inside begin_taps()
     bool loop_open = false;
   };
@@ -136,6 +139,10 @@ class Nest {
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
   void begin_tap_loop(OuterAxis& axis, const std::string& name);
   void bind_runs();
+  void bind_tail_tile();
+  void declare_panel();
+  void copy_panel();
+  void copy_rows(std::int64_t columns);
 
   const Problem& problem_;
   Builder& builder_;
@@ -154,6 +161,19 @@ class Nest {
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   Affine run_output_, run_input_, run_group_;
   Affine tile_;
+
+  /// The part of an input row that a run reads, as far as it exists.
+  struct PanelColumns {
+    std::int64_t src, dst, count;  ///< first input column, its place in the panel, how many
+  };
+  [[nodiscard]] PanelColumns panel_columns(const TileRun& run) const;
+  bool panel_;
+  int lanes_;
+  BufferId panel_buffer_ = 0;
+  std::int32_t panel_reach_ = 0;  ///< panel column of relative input 0 of a run's first tile
+  std::vector<std::int64_t> panel_counts_;  ///< distinct counts of columns
+  ScalarId panel_kind_ = program::kNone;    ///< which of them the run at hand has
+  Affine panel_src_, panel_dst_;
 };
 
 }  // namespace convt::lowering

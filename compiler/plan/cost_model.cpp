@@ -13,7 +13,12 @@ constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kF
 constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;   // pointers and counters of one tile
 constexpr double kItemCycles = 40;   // scalars of one work item
-constexpr double kL2BytesPerCycle = 40, kL3BytesPerCycle = 11;
+constexpr double kL2BytesPerCycle = 26, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
+// Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
+// far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
+// store.
+constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4;
+constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
 constexpr double kBytesPerInstruction = 8.5;
 
 /// Instruction counts of one reduction step of a body, and of its end.
@@ -172,14 +177,56 @@ BodyCounts count_body(const Problem& problem, const Plan& plan, const TileBody& 
   return {};
 }
 
+/// Input rows that one output row reads, at most.
+double tap_rows_a_row(const Problem& problem) {
+  const auto axes = spatial_axes(problem);
+  double rows = 1;
+  for (std::size_t a = 0; a < 2; ++a)
+    rows *= std::ceil(static_cast<double>(axes[a].kernel) / static_cast<double>(axes[a].stride));
+  return rows;
+}
+
 /// Bytes of packed weights that neighbouring work items use again: those of one output-channel tile
 /// and one phase of the outer axes.
 double weight_block_bytes(const Problem& problem, const Plan& plan) {
-  const auto axes = spatial_axes(problem);
-  double taps = static_cast<double>(axes[2].kernel);
-  for (std::size_t a = 0; a < 2; ++a)
-    taps *= std::ceil(static_cast<double>(axes[a].kernel) / static_cast<double>(axes[a].stride));
-  return taps * static_cast<double>(problem.ic_per_group()) * plan.channels * 4;
+  const double taps =
+      tap_rows_a_row(problem) * static_cast<double>(spatial_axes(problem)[2].kernel);
+  // With a panel, one item goes through all output channels.
+  const auto channels =
+      plan.panel ? std::max<double>(plan.channels, static_cast<double>(problem.oc_per_group()))
+                 : plan.channels;
+  return taps * static_cast<double>(problem.ic_per_group()) * channels * 4;
+}
+
+/// What a plan's accesses to channels-first tensors cost beyond their instructions.
+struct PlaneCosts {
+  double input_step = 0;  ///< a reduction step
+  double store = 0;       ///< each store
+  double panel_line = 0;  ///< each line copied into a panel
+};
+
+PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan& plan) {
+  PlaneCosts costs;
+  if (problem.layout == Layout::nhwc) return costs;
+  const std::int64_t near_bytes = target.l2_bytes / 2;
+  const std::int64_t plane = problem.input_spatial() * 4;
+  const bool far_input = plane * problem.in_channels > near_bytes ||
+                         (plane % 4096 == 0 && problem.ic_per_group() >= 16);
+  const bool far_output = problem.output_spatial() * problem.out_channels * 4 > near_bytes;
+  const bool space = plan.family == Family::space_lanes;
+  const double lines = space ? plan.positions : 1;
+  const double panel_bytes = tap_rows_a_row(problem) * static_cast<double>(problem.ic_per_group()) *
+                             plan.run * tile_width(plan) * 4;
+  if (!plan.panel) {
+    costs.input_step = lines * (far_input ? kFarInputLine : kL2InputLine);
+  } else if (panel_bytes > 0.6 * static_cast<double>(target.l1_bytes)) {
+    costs.input_step = lines * kL2InputLine;
+  }
+  if (problem.ic_per_group() < 8)
+    costs.input_step = 0;  // the tile's next rows find their lines in L1
+  if (far_output) costs.store = space ? kFarStore : kFarScatteredStore;
+  if (plan.panel) costs.panel_line = far_input ? kFarPanelLine : kPanelLine;
+  return costs;
 }
 
 double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
@@ -187,7 +234,9 @@ double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_byt
   // Ports are never shared out perfectly when both run near their limit.
   cycles += 0.12 * std::min(counts.fmas / kFmaPerCycle, counts.loads / kLoadsPerCycle);
   cycles = std::max(cycles, counts.chain * kFmaLatency);
-  cycles = std::max(cycles, counts.weight_bytes / weight_bytes_per_cycle);
+  // What streams from afar overlaps with arithmetic, though not wholly.
+  const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
+  cycles = std::max(cycles, streaming) + 0.3 * std::min(cycles, streaming);
   return cycles + kLoopCycles / plan.ic_unroll;
 }
 
@@ -212,9 +261,12 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     tap_rows *= static_cast<double>(live_tap_count(axes[a]));
   }
   const double block = weight_block_bytes(problem, plan);
-  const double weight_rate = block > 0.8 * static_cast<double>(target.l2_bytes)   ? kL3BytesPerCycle
+  const double weight_rate = block > 0.5 * static_cast<double>(target.l3_bytes)
+                                 ? kMemoryBytesPerCycle
+                             : block > 0.8 * static_cast<double>(target.l2_bytes) ? kL3BytesPerCycle
                              : block > 0.5 * static_cast<double>(target.l1_bytes) ? kL2BytesPerCycle
                                                                                   : 128;
+  const PlaneCosts planes = plane_costs(problem, target, plan);
   PlanCost cost;
   std::vector<BodyCounts> bodies;
   for (const TileBody& body : tiling.bodies) {
@@ -238,13 +290,20 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
     const auto tiles = static_cast<double>(run.tiles);
     const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
-                       counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2;
+                       counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
+                       counts.stores * planes.store;
     const double overhead = kLoopCycles * 2;  // of the loop over tap rows
-    cost.cycles += tap_rows * tiles * (ic * step_cycles(counts, plan, weight_rate) + overhead);
+    cost.cycles += tap_rows * tiles *
+                   (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step) + overhead);
     cost.cycles += rows * (tiles * end + kItemCycles);
     fma_total += tap_rows * tiles * ic * counts.fmas;
   }
   cost.cycles *= tiles_of_channels;
+  if (plan.panel) {
+    // Once for all tiles of output channels.
+    const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
+    cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);
+  }
   fma_total *= tiles_of_channels * plan.lanes;
   cost.useful_lanes = fma_total > 0 ? static_cast<double>(problem.live_macs()) / fma_total : 1;
   return cost;

@@ -5,8 +5,8 @@
 namespace convt {
 namespace {
 
-/// Runs are the smallest piece of a row that threads share; this many tiles amortise a work item.
-constexpr std::int64_t kTilesARun = 16;
+/// Bounds the table of runs: rows of more tiles than this have longer runs.
+constexpr std::int64_t kMostRuns = 2048;
 
 std::vector<std::int32_t> phase_sorted_places(const Axis& axis) {
   std::vector<std::int32_t> places(static_cast<std::size_t>(axis.kernel));
@@ -56,8 +56,11 @@ int groups_a_vector(const Problem& problem, int lanes) {
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_row_tiling();
   const Axis axis = spatial_axes(problem)[2];
-  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all,
-                     kTilesARun);
+  const std::int32_t width = tile_width(plan);
+  const std::int64_t tiles = axis.output / (axis.stride * width);
+  const std::int64_t run =
+      plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
+  return make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run);
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {

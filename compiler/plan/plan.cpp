@@ -47,7 +47,8 @@ std::string Plan::to_text() const {
          " phases=" + kPhases[static_cast<std::size_t>(phases)] +
          " channels=" + std::to_string(channels) + " positions=" + std::to_string(positions) +
          " ic_unroll=" + std::to_string(ic_unroll) +
-         " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0");
+         " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
+         " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0");
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -72,15 +73,16 @@ Result<Plan> parse_plan(std::string_view text) {
       plan.rows_by_phase = value == "phase";
       continue;
     }
-    if (key == "prefetch") {
-      if (value != "0" && value != "1") return bad("prefetch must be 0 or 1, got", value);
-      plan.prefetch = value == "1";
+    if (key == "prefetch" || key == "panel") {
+      if (value != "0" && value != "1") return bad("expected 0 or 1, got", word);
+      (key == "panel" ? plan.panel : plan.prefetch) = value == "1";
       continue;
     }
     int* field = key == "lanes"       ? &plan.lanes
                  : key == "channels"  ? &plan.channels
                  : key == "positions" ? &plan.positions
                  : key == "ic_unroll" ? &plan.ic_unroll
+                 : key == "run"       ? &plan.run
                                       : nullptr;
     if (field == nullptr) return bad("unknown key", key);
     if (!parse_int(value, *field)) return bad("expected an integer in [1, 4096], got", word);

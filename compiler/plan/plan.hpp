@@ -43,6 +43,10 @@ struct Plan {
   /// read while it is still in cache).
   bool rows_by_phase = true;
   bool prefetch = false;  ///< space ahead in every input channel's row, for the next tile
+  int run = 16;           ///< tiles a work item walks at most
+  /// Copy the input rows of an item side by side first: channels first, planes lie pages apart and,
+  /// when they are multiples of 4 KiB, push each other out of the cache.
+  bool panel = false;
   bool operator==(const Plan&) const = default;
 
   /// "channel_lanes lanes=16 phases=one channels=64 positions=6 ic_unroll=2 rows=phase prefetch=0"

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <tuple>
 
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
@@ -41,6 +42,7 @@ class Planner {
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
+  [[nodiscard]] int panel_run(const Plan& plan) const;
   /// Of all taps of one tile of output channels.
   [[nodiscard]] std::int64_t weight_bytes(const Plan& plan) const {
     return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
@@ -50,12 +52,12 @@ class Planner {
   const Problem& problem_;
   const Target& target_;
   Axis innermost_;
-  std::map<std::pair<Phases, std::int32_t>, Tiling> tilings_;
+  std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::pair(plan.phases, tile_width(plan));
+  const auto key = std::tuple(plan.phases, tile_width(plan), plan.run);
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_plan_tiling(problem_, plan)).first->second;
@@ -70,7 +72,7 @@ int Planner::choose_unroll(double products_a_channel) const {
 
 void Planner::add(Plan plan) {
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
-  plan.prefetch = problem_.layout == Layout::nchw && problem_.ic_per_group() >= 8 &&
+  plan.prefetch = problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
                   problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
   const Tiling& tiles = tiling(plan);
   const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
@@ -112,6 +114,18 @@ void Planner::add_channel_lanes() {
   }
 }
 
+/// Tiles a run so that its panel of input rows takes a small part of the L2 cache.
+int Planner::panel_run(const Plan& plan) const {
+  const auto axes = spatial_axes(problem_);
+  std::int64_t tap_rows = 1;
+  for (std::size_t a = 0; a < 2; ++a)
+    tap_rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
+  const std::int64_t tile_bytes = tap_rows * problem_.ic_per_group() * tile_width(plan) * 4;
+  const std::int64_t tiles = target_.l2_bytes / 5 / std::max<std::int64_t>(tile_bytes, 1);
+  const std::int64_t widest = std::max<std::int64_t>(1, 256 / tile_width(plan));
+  return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, widest));
+}
+
 void Planner::add_space_lanes() {
   const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 16);
   for (const Phases phases : {Phases::all, Phases::one}) {
@@ -131,6 +145,10 @@ void Planner::add_space_lanes() {
         plan.channels = channels;
         plan.positions = vectors;
         plan.ic_unroll = choose_unroll(static_cast<double>(taps) * channels * vectors);
+        add(plan);
+        if (problem_.ic_per_group() < 4) continue;
+        plan.panel = true;
+        plan.run = panel_run(plan);
         add(plan);
       }
   }
