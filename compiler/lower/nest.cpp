@@ -85,7 +85,7 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       panel_(plan.panel),
       lanes_(plan.lanes) {
   contiguous_rows_ = plan.family == Family::reduction_lanes && plan.phases == Phases::all &&
-                     problem.out_channels == packed_.oc_tile &&
+                     problem.groups == 1 && problem.out_channels == packed_.oc_tile &&
                      problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
   if (plan.phases == Phases::row) outer_count_ = kMaxRank;
   for (std::size_t a = 0; a < outer_count_; ++a)
