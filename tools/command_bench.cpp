@@ -166,7 +166,8 @@ Result<Row> bench_layer(const Layer& layer, const BenchOptions& options, Machine
   row.timing = measure([run] { (void)run->run(); }, measuring);
   const Work work = work_of(layer.problem, layer.batch);
   row.roof = roof_of(work, machine, options.cold);
-  if (row.beats_roof()) {
+  constexpr int kAgain = 3;
+  for (int i = 0; i < kAgain && row.beats_roof(); ++i) {
     machine.measure_again(work.live_bytes(), work.write_share());
     row.roof = roof_of(work, machine, options.cold);
   }
