@@ -82,6 +82,7 @@ class Generator {
   void make_stage() {
     builder_.begin_stage("stage");
     leave_scope(0);
+    batch_coordinate_ = kNone;
     for (std::vector<KnownAddress>& known : known_) known.clear();
     const int coordinates = pick(0, 3);
     for (int i = 0; i < coordinates; ++i) make_coordinate();
@@ -98,10 +99,9 @@ class Generator {
       scalars_.push_back(builder_.coordinate("c", {pick(1, 4), 0}));
       return;
     }
-    const int block = pick(1, 3);
-    const ScalarId id = builder_.coordinate("batch", {1, block});
-    scalars_.push_back(id);
-    if (chance(50)) scalars_.push_back(builder_.let_batch_count("count", id, block));
+    batch_block_ = pick(1, 3);
+    batch_coordinate_ = builder_.coordinate("batch", {1, batch_block_});
+    scalars_.push_back(batch_coordinate_);
   }
 
   void define_registers() {
@@ -173,13 +173,24 @@ class Generator {
       make_block(depth + 1);
       builder_.end_if();
     } else if (kind == 4) {
-      const auto [table, columns] = pick_of(tables_);
-      scalars_.push_back(builder_.let("let", table, random_affine(),
-                                      static_cast<std::uint16_t>(pick(0, columns - 1))));
+      make_lets();
     } else {
       builder_.comment("work");
       const int count = pick(1, 8);
       for (int i = 0; i < count; ++i) make_vector_op();
+    }
+  }
+
+  void make_lets() {
+    if (batch_coordinate_ != kNone && chance(40)) {
+      scalars_.push_back(builder_.let_batch_count("count", batch_coordinate_, batch_block_));
+      return;
+    }
+    const auto [table, columns] = pick_of(tables_);
+    const Affine row = random_affine();
+    for (int count = pick(1, 3); count > 0; --count) {
+      const auto column = static_cast<std::uint16_t>(pick(0, columns - 1));
+      scalars_.push_back(builder_.let("let", table, row, column));
     }
   }
 
@@ -245,6 +256,8 @@ class Generator {
   Builder builder_;
   std::vector<BufferId> buffers_;
   std::vector<TableChoice> tables_;
+  ScalarId batch_coordinate_ = kNone;
+  int batch_block_ = 1;
   std::vector<Reg> masks_;
   std::vector<ScalarId> scalars_;                   ///< in scope
   std::array<std::vector<KnownAddress>, 2> known_;  ///< to read and to write

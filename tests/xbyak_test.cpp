@@ -366,6 +366,25 @@ TEST(Xbyak, MoreStreamsThanRegisters) {
   expect_same(s.finish());
 }
 
+TEST(Xbyak, LetsBetweenUsesOfAStreamOnTheStack) {
+  Sketch s;
+  const TableId table = s.builder.table("trips", 1, {2, 1, 3});
+  const ScalarId item = s.builder.coordinate("item", {1, 2});
+  s.builder.load(0, s.at(s.src, 0, Affine::of(item), 0));
+  const ScalarId count = s.builder.let_batch_count("count", item, 2);
+  s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, Affine::of(item), 1), Operand::vector_mem);
+  const ScalarId trips = s.builder.let("trips", table, Affine::of(item), 0);
+  s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, Affine::of(item), 2), Operand::vector_mem);
+  for (ScalarId trip : {count, trips}) {
+    s.builder.begin_loop("loop", trip);
+    s.builder.binary(Op::add, 0, 0, s.at(s.src, 0, Affine::of(item), 3), Operand::vector_mem);
+    s.builder.end_loop();
+  }
+  s.builder.store(s.at(s.dst, 0, Affine::of(item), 0), 0);
+  const Program program = s.finish();
+  for (int registers = 0; registers < 5; ++registers) expect_same(program, 5, 0, registers);
+}
+
 TEST(Xbyak, MoreLoopsThanRegisters) {
   Sketch s;
   s.builder.zero(0);

@@ -194,7 +194,7 @@ std::int32_t StageEmitter::emit_instruction(std::int32_t at) {
     case Op::end_if:
       code_.L(ifs_.back());
       ifs_.pop_back();
-      forget_pointer();
+      hold_nothing();
       break;
     case Op::let:
       emit_let(inst(at));
@@ -229,7 +229,7 @@ std::int32_t StageEmitter::emit_loop(std::int32_t at) {
   emit_trip(loop, open);
   if (is_innermost(at)) code_.align(kHotLoopAlignment);
   code_.L(open.head);
-  forget_pointer();
+  hold_nothing();
   return at;
 }
 
@@ -240,7 +240,7 @@ void StageEmitter::emit_trip(const Inst& loop, OpenLoop& open) {
   if (loop.trip_scalar != kNone) {
     const bool direct = down && counter.kind == Place::Kind::gpr;
     const Reg64 trips = direct ? Reg64(counter.index) : accumulator;
-    if (!direct) forget_pointer();
+    if (!direct) hold_nothing();
     emit_move(trips, place_of(loop.trip_scalar));
     code_.test(trips, trips);
     code_.jle(open.exit, CodeGenerator::T_NEAR);
@@ -258,7 +258,7 @@ void StageEmitter::emit_end_loop(std::int32_t at) {
   emit_count(loop, loops_.back());
   code_.L(loops_.back().exit);
   loops_.pop_back();
-  forget_pointer();
+  hold_nothing();
 }
 
 void StageEmitter::emit_count(const Inst& loop, OpenLoop& open) {
@@ -293,9 +293,8 @@ std::int32_t StageEmitter::emit_if(std::int32_t at) {
 void StageEmitter::emit_let(const Inst& inst) {
   const Place place = place_of(inst.scalar);
   if (place.kind == Place::Kind::none) return;
-  forget_pointer();
   const bool direct = place.kind == Place::Kind::gpr;
-  const Reg64 value = direct ? Reg64(place.index) : accumulator;
+  const Reg64 value = direct ? Reg64(place.index) : product;
   const Scalar& scalar = program_.scalars[inst.scalar];
   if (scalar.kind == ScalarKind::let) {
     emit_table_look_up(scalar, value);
@@ -305,17 +304,26 @@ void StageEmitter::emit_let(const Inst& inst) {
   if (!direct) code_.mov(slot(place), value);
 }
 
+/// Neighbouring lets tend to read several columns of one row: its address is kept.
 void StageEmitter::emit_table_look_up(const Scalar& scalar, const Reg64& value) {
+  std::int64_t column_bytes = 4 * std::int64_t{scalar.column};
+  if (held_row_ != nullptr && held_row_->table == scalar.table && held_row_->row == scalar.row) {
+    column_bytes -= 4 * std::int64_t{held_row_->column};
+    code_.movsxd(value, code_.dword[accumulator + static_cast<int>(column_bytes)]);
+    return;
+  }
   const std::int64_t row_bytes = 4 * std::int64_t{program_.tables[scalar.table].columns};
   const std::int64_t at =
-      constants_.table_offset[scalar.table] + scalar.row.constant * row_bytes + 4 * scalar.column;
+      constants_.table_offset[scalar.table] + scalar.row.constant * row_bytes + column_bytes;
   code_.lea(accumulator, code_.ptr[code_.rip + constants_.begin + at]);
   emit_add_terms(accumulator, scalar.row, row_bytes);
   code_.movsxd(value, code_.dword[accumulator]);
+  hold_row(scalar);
 }
 
 /// min(b, N - b * block)
 void StageEmitter::emit_batch_count(const Scalar& scalar, const Reg64& value) {
+  hold_nothing();
   emit_move(accumulator, frame_.batch);
   emit_add_product(accumulator, place_of(scalar.block), -scalar.batch_block);
   code_.mov(product, static_cast<std::uint64_t>(scalar.batch_block));
@@ -363,7 +371,7 @@ void StageEmitter::emit_stream_init(StreamId id) {
   emit_add(target, stream.bytes.constant);
   if (direct) return;
   code_.mov(slot(place), target);
-  held_ = id;
+  hold_stream(id);
 }
 
 void StageEmitter::emit_steps(std::int32_t at) {
@@ -381,14 +389,14 @@ void StageEmitter::emit_step(const StreamStep& step) {
     emit_scale_product(-step.rewind);
     with(place, [&](const auto& pointer) { code_.add(pointer, product); });
   }
-  if (held_ == step.stream) forget_pointer();
+  if (held_ == step.stream) hold_nothing();
 }
 
 /// product = how often a loop of this trip ran.
 void StageEmitter::emit_trips_made(ScalarId trip) {
   emit_move(product, place_of(trip));
   if (!may_be_negative(trip)) return;
-  forget_pointer();
+  hold_nothing();
   emit_move(accumulator, 0);
   code_.test(product, product);
   code_.cmovl(product, accumulator);
@@ -420,7 +428,7 @@ Reg64 StageEmitter::pointer(StreamId id) {
   const Place place = frame_.streams[id];
   if (place.kind == Place::Kind::gpr) return Reg64(place.index);
   if (held_ != id) emit_move(accumulator, place);
-  held_ = id;
+  hold_stream(id);
   return accumulator;
 }
 
@@ -502,7 +510,7 @@ void StageEmitter::emit_scale_product(std::int64_t factor) {
   if (is_int32(factor)) {
     code_.imul(product, product, static_cast<int>(factor));
   } else {
-    forget_pointer();
+    hold_nothing();
     emit_move(accumulator, factor);
     code_.imul(product, accumulator);
   }

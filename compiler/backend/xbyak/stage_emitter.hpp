@@ -99,8 +99,16 @@ class StageEmitter {
   const program::Inst& inst(std::int32_t at) const {
     return stage_.code[static_cast<std::size_t>(at)];
   }
-  /// Says that `accumulator` no longer holds a stream's pointer.
-  void forget_pointer() { held_ = program::kNone; }
+  // What `accumulator` holds, so that it need not be loaded again.
+  void hold_nothing() { hold_stream(program::kNone); }
+  void hold_stream(program::StreamId stream) {
+    held_ = stream;
+    held_row_ = nullptr;
+  }
+  void hold_row(const program::Scalar& let) {
+    held_ = program::kNone;
+    held_row_ = &let;
+  }
 
   Xbyak::CodeGenerator& code_;
   const program::Program& program_;
@@ -112,7 +120,8 @@ class StageEmitter {
   std::vector<OpenLoop> loops_;
   std::vector<Xbyak::Label> ifs_;
   std::size_t next_stream_ = 0;
-  program::StreamId held_ = program::kNone;  ///< stream whose pointer `accumulator` holds
+  program::StreamId held_ = program::kNone;    ///< stream whose pointer `accumulator` holds
+  const program::Scalar* held_row_ = nullptr;  ///< let whose place in its table it holds
   std::string error_;
 };
 
