@@ -103,6 +103,19 @@ TEST(Legalise, NoBroadcastIsSharedAcrossAStoreOrABlock) {
   EXPECT_EQ(std::count(all.begin(), all.end(), Op::broadcast), 3);
 }
 
+TEST(Legalise, NoRegisterIsSharedBetweenStages) {
+  Sketch s;
+  for (int stage = 0; stage < 2; ++stage) {
+    const Reg a = s.load(0), d = s.load(8), k = s.b.mask(3);
+    s.b.binary(Op::mul, d, a, s.at(s.src, 3), Operand::broadcast_mem);
+    s.b.store(s.at(s.dst, 0), d, k);
+    s.b.end_stage();
+    if (stage == 0) s.b.begin_stage("second");
+  }
+  const Program program = legalise(s.b.finish());
+  EXPECT_TRUE(allocate_registers(program).ok());  // each stage writes what it reads
+}
+
 TEST(Legalise, MasksBecomeVectorsOfConstants) {
   Sketch s;
   const Reg d = s.b.vector();
