@@ -1,6 +1,7 @@
 // The C API: the same results as the C++ API, errors as statuses and messages, versioned structs.
 #include <convt/convt.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -277,6 +278,14 @@ TEST(CApiNull, IsHarmless) {
   EXPECT_EQ(convt_weights_count(nullptr), 0u);
   EXPECT_EQ(convt_packed_weights_bytes(nullptr), 0u);
   EXPECT_EQ(convt_workspace_bytes(nullptr, 1), 0u);
+}
+
+TEST(CApiHeader, IsC99) {
+  if (std::system("command -v cc > /dev/null") != 0) GTEST_SKIP() << "no C compiler here";
+  const std::string root = CONVT_SOURCE_DIR;
+  const std::string check = "cc -std=c99 -pedantic -Wall -Wextra -Wstrict-prototypes -Werror " +
+                            ("-fsyntax-only -I'" + root + "/include' ");
+  EXPECT_EQ(std::system((check + "-x c '" + root + "/examples/quickstart_c.c'").c_str()), 0);
 }
 
 TEST(CApiVersion, Matches) {
