@@ -91,8 +91,9 @@ struct Accesses {
 /// Stores that are sure to have run, for the current turn of the blocks they share with the load.
 struct Earlier {
   const Accesses* stores = nullptr;
-  BaseSet inner = 0;        ///< bits of loops that are not around the load
-  std::vector<Base> loops;  ///< those around the stores
+  BaseSet inner = 0;                    ///< bits of loops that are not around the load
+  std::vector<Base> loops;              ///< those around the stores
+  std::vector<const Inst*> conditions;  ///< of ifs around the stores that the load is not under
 };
 
 class WorkspaceProof {
@@ -169,19 +170,23 @@ class WorkspaceProof {
   std::vector<Earlier> find_earlier(const Accesses& load) const {
     std::vector<Earlier> result;
     for (const Accesses& stores : stores_) {
-      Earlier earlier{&stores, 0, {}};
+      Earlier earlier{&stores, 0, {}, {}};
       if (stores.first < load.first && surely_ran(earlier, load)) result.push_back(earlier);
     }
     return result;
   }
 
   /// Between the stores and the innermost block that they share with the load there are only loops,
-  /// and ifs that the load is under, too. Fills in `earlier`.
+  /// ifs that the load is under, too, and ifs whose scalar does not change between stores and load:
+  /// those decide at each point whether the stores ran. Fills in `earlier`.
   bool surely_ran(Earlier& earlier, const Accesses& load) const {
     const std::int32_t shared = common_block(earlier.stores->node, load.node);
     earlier.inner = ~BaseSet{0} << (kMaxCoordinates + facts_.node(shared).loop_depth);
     for (std::int32_t id = earlier.stores->node; id != shared; id = facts_.node(id).parent) {
-      if (!facts_.node(id).is_loop && !is_under_same_if(load.node, id)) return false;
+      if (facts_.node(id).is_loop || is_under_same_if(load.node, id)) continue;
+      const Inst& condition = inst(facts_.node(id).begin);
+      if ((spaces_.bases(condition.scalar) & earlier.inner) != 0) return false;
+      earlier.conditions.push_back(&condition);
     }
     earlier.loops = spaces_.bases_of(earlier.inner, earlier.stores->node);
     return steps_are_known(earlier);
@@ -263,6 +268,7 @@ class WorkspaceProof {
       for (const Base& loop : earlier.loops) {
         if (loop.trip_scalar != kNone) set |= spaces_.bases(loop.trip_scalar);
       }
+      for (const Inst* condition : earlier.conditions) set |= spaces_.bases(condition->scalar);
     }
     BaseSet component = set;
     spaces_.join_conditions(component, set, load.node, std::int64_t{1} << 16);
@@ -296,6 +302,9 @@ class WorkspaceProof {
   void fill(const Earlier& earlier, const At& at, std::vector<Box>& filled) {
     for (const Base& loop : earlier.loops) {
       if (trip(loop, at) <= 0) return;
+    }
+    for (const Inst* condition : earlier.conditions) {
+      if (value(condition->scalar, at) != condition->imm) return;
     }
     for (Box box : earlier.stores->boxes) {
       for (std::size_t axis = 0; axis < kMaxAxes; ++axis) {
