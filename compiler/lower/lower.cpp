@@ -1,6 +1,7 @@
 #include "compiler/lower/lower.hpp"
 
 #include <algorithm>
+#include <string>
 
 #include "compiler/lower/families.hpp"
 #include "compiler/plan/geometry.hpp"
@@ -16,6 +17,38 @@ std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes) {
 
 }  // namespace lowering
 
+namespace {
+
+/// Why the plan does not fit the problem; empty if it does. How many registers and how much code it
+/// takes shows later.
+std::string find_misfit(const Problem& problem, const Plan& plan) {
+  const bool channels_first = problem.layout == Layout::nchw;
+  const int per_vector = groups_a_vector(problem, plan.lanes);
+  if (plan.phases == Phases::row && plan.family != Family::channel_lanes)
+    return "phases=row is for channel_lanes";
+  if (plan.panel && (!channels_first || plan.phases == Phases::row))
+    return "panel=1 is for layout nchw and phases one or all";
+  switch (plan.family) {
+    case Family::channel_lanes:
+      if (plan.channels % plan.lanes == 0) return "";
+      return "channel_lanes needs channels to be a multiple of lanes";
+    case Family::space_lanes:
+      return channels_first ? "" : "space_lanes is for layout nchw";
+    case Family::reduction_lanes:
+      if (channels_first) return "reduction_lanes is for layout nhwc";
+      return plan.channels <= plan.lanes ? "" : "reduction_lanes needs channels up to lanes";
+    case Family::group_lanes:
+      if (channels_first) return "group_lanes is for layout nhwc";
+      if (per_vector < 2) return "group_lanes needs groups of which a vector holds two";
+      return plan.channels % per_vector == 0
+                 ? ""
+                 : "group_lanes needs channels to be a multiple of " + std::to_string(per_vector);
+  }
+  return "unknown family";
+}
+
+}  // namespace
+
 Result<program::Program> lower(const Problem& user_problem, const Target& target,
                                const Plan& plan) {
   const Problem problem = with_canonical_layout(user_problem);
@@ -23,6 +56,8 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
     return Error{ErrorCode::unsupported, "plan has " + std::to_string(plan.lanes) +
                                              " lanes, target has " + std::to_string(target.lanes)};
   }
+  if (const std::string misfit = find_misfit(problem, plan); !misfit.empty())
+    return Error{ErrorCode::unsupported, "plan: " + misfit};
   program::Builder builder(problem.to_text(), target.lanes, target.vector_registers,
                            target.mask_registers);
   switch (plan.family) {
