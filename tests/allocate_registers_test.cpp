@@ -7,7 +7,7 @@
 #include "compiler/program/builder.hpp"
 #include "compiler/program/instruction_info.hpp"
 #include "compiler/program/passes.hpp"
-#include "virtual_program.hpp"
+#include "tests/virtual_program.hpp"
 
 namespace convt::program {
 namespace {

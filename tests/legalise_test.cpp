@@ -9,7 +9,7 @@
 #include "compiler/program/instruction_info.hpp"
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/passes.hpp"
-#include "virtual_program.hpp"
+#include "tests/virtual_program.hpp"
 
 namespace convt::program {
 namespace {

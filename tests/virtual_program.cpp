@@ -1,4 +1,4 @@
-#include "virtual_program.hpp"
+#include "tests/virtual_program.hpp"
 
 #include <bit>
 #include <cmath>
