@@ -1,0 +1,175 @@
+#include "layer_runs.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "compiler/packing/packing.hpp"
+#include "compiler/program/abi.hpp"
+#include "compiler/program/interpreter.hpp"
+
+namespace convt::test {
+namespace {
+
+constexpr std::size_t kShownFailures = 5;
+
+/// Calls visit(offset) for each element of a tensor whose extents on the axes are `extent`.
+template <class Visit>
+void for_each_element(std::int64_t batch, std::int64_t channels, const TensorStrides& strides,
+                      const Position& extent, const Visit& visit) {
+  for (std::int64_t n = 0; n < batch; ++n)
+    for (std::int64_t c = 0; c < channels; ++c)
+      for (std::int64_t d = 0; d < extent[0]; ++d)
+        for (std::int64_t h = 0; h < extent[1]; ++h)
+          for (std::int64_t w = 0; w < extent[2]; ++w)
+            visit(static_cast<std::size_t>(strides.offset(n, c, {d, h, w})));
+}
+
+/// For each float of a tensor of `span` elements: whether it is one of the layer's own.
+std::vector<bool> own_elements(std::int64_t span, std::int64_t batch, std::int64_t channels,
+                               const TensorStrides& strides, const Position& extent) {
+  std::vector<bool> own(static_cast<std::size_t>(span), false);
+  for_each_element(batch, channels, strides, extent, [&](std::size_t at) { own[at] = true; });
+  return own;
+}
+
+bool is_pitched(std::int64_t pitch, std::int64_t channels) { return pitch != channels; }
+
+bool gaps_untouched(const LayerData& data) {
+  const Problem& problem = data.problem;
+  if (!is_pitched(problem.dst_pitch(), problem.out_channels)) return true;
+  const auto& a = problem.axes;
+  const std::vector<bool> own =
+      own_elements(dst_span(problem, data.batch), data.batch, problem.out_channels,
+                   dst_strides(problem), {a[0].output, a[1].output, a[2].output});
+  const float fresh = std::numeric_limits<float>::quiet_NaN();
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    if (!own[i] && std::memcmp(&data.dst[i], &fresh, sizeof fresh) != 0) return false;
+  }
+  return true;
+}
+
+void poison_gaps(LayerData& data) {
+  const Problem& problem = data.problem;
+  if (!is_pitched(problem.src_pitch(), problem.in_channels)) return;
+  const auto& a = problem.axes;
+  const std::vector<bool> own =
+      own_elements(src_span(problem, data.batch), data.batch, problem.in_channels,
+                   src_strides(problem), {a[0].input, a[1].input, a[2].input});
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    if (!own[i]) data.src[i] = std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
+/// Workspace of one task; NaN, so that reading what was not written shows.
+std::vector<float> make_workspace(const program::Program& program) {
+  std::int64_t elements = 0;
+  for (const program::Buffer& buffer : program.buffers) {
+    if (buffer.kind != program::BufferKind::workspace) continue;
+    std::int64_t last = 0;
+    for (std::size_t a = 0; a < static_cast<std::size_t>(buffer.axes); ++a) {
+      last += (buffer.extent[a] - 1) * buffer.stride[a];
+    }
+    elements = std::max(elements, last + 1);
+  }
+  return std::vector<float>(static_cast<std::size_t>(elements),
+                            std::numeric_limits<float>::quiet_NaN());
+}
+
+}  // namespace
+
+LayerData make_data(const LayerCase& layer) {
+  LayerData data(layer.problem, layer.batch, layer.data_seed);
+  poison_gaps(data);
+  return data;
+}
+
+std::string check_result(const LayerData& data) {
+  const ::testing::AssertionResult result = matches_reference(data, {.max_samples = 0});
+  if (!result) return result.message();
+  return gaps_untouched(data) ? "" : "written between the channel slices of y";
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+std::string interpret_layer(const program::Program& program, const Plan& plan, LayerData& data) {
+  const PackedLayout layout = make_packed_layout(data.problem, plan);
+  std::vector<float> packed(static_cast<std::size_t>(layout.elements()));
+  pack_weights(layout, data.weights.data(), packed.data());
+  data.clear_dst();
+  std::vector<float> workspace = make_workspace(program);
+  const Args args{.src = data.src.data(),
+                  .weights = packed.data(),
+                  .bias = data.bias_data(),
+                  .dst = data.dst.data(),
+                  .workspace = workspace.data(),
+                  .batch = data.batch};
+  for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
+    const std::int64_t items = program::item_count(program.stages[stage], data.batch);
+    const Status status = program::interpret(program, static_cast<int>(stage), args, 0, items);
+    if (!status.ok()) return "interpreter: " + status.error().message;
+  }
+  return "";
+}
+
+std::vector<Plan> candidate_plans(const Problem& problem, const Target& target) {
+  std::vector<Plan> plans;
+  const Result<PlanChoice> choice = choose_plan(problem, target, {});
+  if (!choice.ok()) return plans;
+  plans.push_back(choice->plan);
+  for (const PlanReport::Candidate& rejected : choice->report.rejected) {
+    plans.push_back(rejected.plan);
+  }
+  return plans;
+}
+
+void for_each_index(int count, const std::function<std::string(int)>& check, int threads) {
+  std::atomic<int> next{0};
+  std::mutex mutex;
+  std::vector<std::pair<int, std::string>> failures;
+  const auto work = [&] {
+    for (int index = next++; index < count; index = next++) {
+      std::string failure = check(index);
+      if (failure.empty()) continue;
+      const std::lock_guard lock(mutex);
+      failures.emplace_back(index, std::move(failure));
+    }
+  };
+  std::vector<std::thread> helpers;
+  if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  for (int i = 1; i < std::min(threads, count); ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  std::sort(failures.begin(), failures.end());
+  for (std::size_t i = 0; i < std::min(failures.size(), kShownFailures); ++i) {
+    ADD_FAILURE() << failures[i].second;
+  }
+  if (!failures.empty()) ADD_FAILURE() << failures.size() << " of " << count << " failed";
+}
+
+void for_each_layer(Theme theme, int count,
+                    const std::function<std::string(const LayerCase&)>& check, int threads) {
+  const auto checked = [&](const LayerCase& layer) {
+    const std::string failure = check(layer);
+    return failure.empty() ? failure : describe_failure(layer, failure);
+  };
+  if (const std::optional<LayerCase> layer = replayed_layer()) {
+    const std::string failure = checked(*layer);
+    if (!failure.empty()) ADD_FAILURE() << failure;
+    return;
+  }
+  for_each_index(
+      count, [&](int index) { return checked(random_layer(theme, sweep_seed(), index)); }, threads);
+}
+
+std::string describe_failure(const LayerCase& layer, const std::string& what) {
+  return what + "\n  CONVT_SWEEP_PROBLEM='" + layer.to_text() + "'";
+}
+
+}  // namespace convt::test

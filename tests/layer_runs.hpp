@@ -1,0 +1,48 @@
+// What sweeps do with a random layer: fill its tensors, run it in some way, judge the result. Every
+// function returns what went wrong, in words, or an empty string: they are called from many
+// threads.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <convt/convt.hpp>
+
+#include "compiler/plan/plan.hpp"
+#include "compiler/program/program.hpp"
+#include "compiler/target/target.hpp"
+#include "tests/random_layer.hpp"
+#include "tests/test_support.hpp"
+
+namespace convt::test {
+
+/// Random tensors of the case; what lies between the channel slices of a pitched x is NaN.
+LayerData make_data(const LayerCase& layer);
+
+/// Every element of data.dst against the reference, and that nothing between its channel slices was
+/// touched.
+std::string check_result(const LayerData& data);
+
+/// Whether two results of one layer are the same bits.
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b);
+
+/// All stages of an allocated Program of `plan` on data; writes data.dst.
+std::string interpret_layer(const program::Program& program, const Plan& plan, LayerData& data);
+
+/// The plans that choose_plan() weighed, the chosen one first; empty if there is none.
+std::vector<Plan> candidate_plans(const Problem& problem, const Target& target);
+
+/// Calls check(index) for every index below `count`, on `threads` threads (0: all CPUs), and
+/// reports what it returns: the first few failures and how many there are.
+void for_each_index(int count, const std::function<std::string(int)>& check, int threads = 0);
+
+/// check(layer) for each of `count` layers of a theme, or for the one to be replayed; failures show
+/// the line that replays them.
+void for_each_layer(Theme theme, int count,
+                    const std::function<std::string(const LayerCase&)>& check, int threads = 0);
+
+/// `what`, and the line that replays the layer.
+std::string describe_failure(const LayerCase& layer, const std::string& what);
+
+}  // namespace convt::test

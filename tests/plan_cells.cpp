@@ -1,0 +1,206 @@
+#include "plan_cells.hpp"
+
+#include <algorithm>
+#include <array>
+#include <random>
+
+#include "compiler/plan/cost_model.hpp"
+#include "compiler/plan/geometry.hpp"
+#include "compiler/problem/phases.hpp"
+#include "tests/layer_runs.hpp"
+
+namespace convt::test {
+namespace {
+
+Border make_border(bool begin, bool end) {
+  return begin ? (end ? Border::both : Border::begin) : end ? Border::end : Border::none;
+}
+
+Border border_of(const Axis& axis) {
+  bool begin = false, end = false;
+  for (const Phase& phase : make_phases(axis)) {
+    for (const Tap& tap : phase.taps) {
+      if (phase.count() == 0) continue;
+      begin = begin || phase.q_begin - tap.shift < 0;
+      end = end || phase.q_end - 1 - tap.shift >= axis.input;
+    }
+  }
+  return make_border(begin, end);
+}
+
+/// Draws layers and bends them towards a cell, since few land there by themselves: rows without a
+/// partial tile, say.
+class Search {
+ public:
+  Search(const Cell& cell, const Target& target, std::uint32_t index)
+      : cell_(cell), target_(target) {
+    std::seed_seq sequence{sweep_seed(), index, static_cast<std::uint32_t>(target.lanes)};
+    random_.seed(sequence);
+  }
+
+  std::optional<LayerCase> find() {
+    for (int tries = 0; tries < 300; ++tries) {
+      LayerCase layer = random_layer(theme(), static_cast<std::uint32_t>(random_()), 0);
+      if (between(1, 3) > 1) bend(layer.problem);
+      if (!validate(layer.problem).ok() || !is_small(layer)) continue;
+      std::vector<Plan> plans = plans_in_cell(layer.problem);
+      if (plans.empty()) continue;
+      layer.plan = pick(plans).to_text();
+      return layer;
+    }
+    return std::nullopt;
+  }
+
+ private:
+  int between(int low, int high) {
+    return low + static_cast<int>(random_() % static_cast<std::uint32_t>(high - low + 1));
+  }
+  template <class T>
+  const T& pick(const std::vector<T>& from) {
+    return from[static_cast<std::size_t>(between(0, static_cast<int>(from.size()) - 1))];
+  }
+
+  Theme theme() {
+    if (cell_.family != Family::group_lanes) return static_cast<Theme>(between(0, kThemes - 1));
+    return between(0, 1) == 0 ? Theme::groups : Theme::depthwise;
+  }
+
+  void bend(Problem& problem) {
+    if (cell_.family == Family::space_lanes) problem.layout = Layout::nchw;
+    if (cell_.family == Family::reduction_lanes || cell_.family == Family::group_lanes) {
+      problem.layout = Layout::nhwc;
+    }
+    if (!cell_.channel_tail) bend_channels(problem);
+    if (!cell_.space_tail) bend_row(problem.axes[static_cast<std::size_t>(problem.rank - 1)]);
+  }
+
+  void bend_channels(Problem& problem) {
+    problem.src_channel_pitch = problem.dst_channel_pitch = 0;
+    if (cell_.family == Family::group_lanes) {
+      const std::int64_t ic = problem.ic_per_group(), oc = problem.oc_per_group();
+      problem.groups = groups_a_vector(problem, target_.lanes) * between(1, 3);
+      problem.in_channels = ic * problem.groups;
+      problem.out_channels = oc * problem.groups;
+    } else if (cell_.family == Family::channel_lanes) {
+      problem.out_channels = problem.groups * target_.lanes * between(1, 3);
+    }
+  }
+
+  /// Every phase gets the same count of positions, a multiple of likely tile widths.
+  void bend_row(Axis& axis) {
+    const int unit = cell_.family == Family::space_lanes ? target_.lanes : between(1, 6);
+    const std::int64_t count = static_cast<std::int64_t>(unit) * between(1, 3);
+    const std::int64_t reach = ((axis.kernel - 1) * axis.dilation + axis.stride - 1) / axis.stride;
+    const bool begin = cell_.border == Border::begin || cell_.border == Border::both;
+    const bool end = cell_.border == Border::end || cell_.border == Border::both;
+    const std::int64_t q_begin = begin ? 0 : reach;
+    axis.crop_begin = q_begin * axis.stride;
+    axis.output = count * axis.stride;
+    axis.input = std::max<std::int64_t>(1, q_begin + count - (end ? std::min(reach, count) : 0));
+    axis.zero_tail = 0;
+  }
+
+  std::vector<Plan> plans_in_cell(const Problem& problem) {
+    std::vector<Plan> plans = candidate_plans(problem, target_);
+    for (std::size_t i = 0, weighed = plans.size(); i < weighed; ++i) {
+      const Plan relation = vary(problem, plans[i]);
+      if (fits(problem, relation)) plans.push_back(relation);
+    }
+    std::erase_if(plans, [&](const Plan& plan) { return cell_of(problem, plan) != cell_; });
+    return plans;
+  }
+
+  Plan vary(const Problem& problem, Plan plan) {
+    const bool groups = plan.family == Family::group_lanes;
+    const int unit = groups ? groups_a_vector(problem, target_.lanes)
+                     : plan.family == Family::channel_lanes ? target_.lanes
+                                                            : 1;
+    if (plan.phases != Phases::row) plan.positions = between(1, plan.positions + 1);
+    plan.channels = unit * between(1, plan.channels / unit + 1);
+    if (plan.family == Family::channel_lanes || plan.family == Family::space_lanes) {
+      plan.ic_unroll = between(1, 8);
+    }
+    plan.rows_by_phase = between(0, 1) == 0;
+    plan.run = between(1, 16);
+    plan.panel = plan.panel || (plan.family == Family::space_lanes && between(0, 1) == 0);
+    plan.prefetch = !plan.panel && between(0, 3) == 0;
+    return plan;
+  }
+
+  [[nodiscard]] bool fits(const Problem& problem, const Plan& plan) const {
+    const PlanCost cost = estimate_cost(problem, target_, plan, make_plan_tiling(problem, plan));
+    return cost.vector_registers <= target_.vector_registers && cost.code_bytes < 50'000;
+  }
+
+  Cell cell_;
+  Target target_;
+  std::mt19937 random_;
+};
+
+bool has_channel_tail(const Problem& problem, const Plan& plan) {
+  const std::int64_t count =
+      plan.family == Family::group_lanes ? problem.groups : problem.oc_per_group();
+  return count % plan.channels != 0;
+}
+
+bool has_space_tail(const Tiling& tiling) {
+  for (const TileBody& body : tiling.bodies) {
+    for (const BodyPhase& phase : body.phases) {
+      if (phase.valid_begin != 0 || phase.valid_end != tiling.width) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string Cell::to_text() const {
+  static constexpr std::array<const char*, 3> kPhases{"one", "all", "row"};
+  static constexpr std::array<const char*, 4> kBorders{"none", "begin", "end", "both"};
+  std::string text = to_string(family);
+  text += std::string(" ") + kPhases[static_cast<std::size_t>(phases)];
+  if (panel) text += ", panel";
+  if (channel_tail) text += ", channel tail";
+  if (space_tail) text += ", space tail";
+  return text + ", border " + kBorders[static_cast<std::size_t>(border)];
+}
+
+Cell cell_of(const Problem& problem, const Plan& plan) {
+  const Axis innermost = spatial_axes(problem)[2];
+  const bool tail = plan.phases != Phases::row && has_space_tail(make_plan_tiling(problem, plan));
+  return {.family = plan.family,
+          .phases = plan.phases,
+          .panel = plan.panel,
+          .channel_tail = has_channel_tail(problem, plan),
+          .space_tail = tail,
+          .border = border_of(innermost)};
+}
+
+std::optional<LayerCase> find_in_cell(const Cell& cell, const Target& target, std::uint32_t index) {
+  return Search(cell, target, index).find();
+}
+
+std::vector<Cell> all_cells() {
+  std::vector<Cell> cells;
+  const auto add = [&cells](Family family, Phases phases, bool panel) {
+    for (const bool channel_tail : {false, true}) {
+      for (const bool space_tail : {false, true}) {
+        if (phases == Phases::row && space_tail) continue;  // its tiles are single outputs
+        for (const Border border : {Border::none, Border::begin, Border::end, Border::both}) {
+          cells.push_back({family, phases, panel, channel_tail, space_tail, border});
+        }
+      }
+    }
+  };
+  for (const Family family :
+       {Family::channel_lanes, Family::space_lanes, Family::reduction_lanes, Family::group_lanes}) {
+    add(family, Phases::one, false);
+    add(family, Phases::all, false);
+  }
+  add(Family::channel_lanes, Phases::row, false);
+  add(Family::space_lanes, Phases::one, true);
+  add(Family::space_lanes, Phases::all, true);
+  return cells;
+}
+
+}  // namespace convt::test
