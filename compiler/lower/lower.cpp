@@ -24,8 +24,8 @@ namespace {
 std::string find_misfit(const Problem& problem, const Plan& plan) {
   const bool channels_first = problem.layout == Layout::nchw;
   const int per_vector = groups_a_vector(problem, plan.lanes);
-  if (plan.phases == Phases::row && plan.family != Family::channel_lanes)
-    return "phases=row is for channel_lanes";
+  if (plan.phases == Phases::row && plan.family == Family::space_lanes)
+    return "phases=row is not for space_lanes";
   if (plan.panel && (!channels_first || plan.phases == Phases::row))
     return "panel=1 is for layout nchw and phases one or all";
   switch (plan.family) {

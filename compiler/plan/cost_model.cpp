@@ -295,7 +295,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     const double overhead = kLoopCycles * 2;  // of the loop over tap rows
     cost.cycles += tap_rows * tiles *
                    (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step) + overhead);
-    cost.cycles += rows * (tiles * end + kItemCycles);
+    cost.cycles += rows * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
     fma_total += tap_rows * tiles * ic * counts.fmas;
   }
   cost.cycles *= tiles_of_channels;

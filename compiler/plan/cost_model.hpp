@@ -21,7 +21,7 @@ struct PlanCost {
   int vector_registers = 0;  ///< needed by the widest body
 };
 
-/// `tiling` is make_plan_tiling(problem, plan).
+/// `tiling` is make_uncut_tiling(problem, plan).
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
                        const Tiling& tiling);
 

@@ -1,6 +1,7 @@
 #include "compiler/plan/geometry.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace convt {
 namespace {
@@ -33,9 +34,9 @@ Tiling make_row_tiling() {
 
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) {
   std::array<Axis, kMaxRank> axes{};
-  for (int a = 0; a < problem.rank; ++a)
-    axes[static_cast<std::size_t>(kMaxRank - problem.rank + a)] =
-        problem.axes[static_cast<std::size_t>(a)];
+  std::size_t place = kMaxRank;
+  for (auto a = static_cast<std::size_t>(problem.rank); a-- > 0;)
+    if (!(problem.axes[a] == Axis{})) axes[--place] = problem.axes[a];
   return axes;
 }
 
@@ -61,6 +62,13 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   const std::int64_t run =
       plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
   return make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run);
+}
+
+Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
+  if (plan.phases == Phases::row) return make_row_tiling();
+  const Axis axis = spatial_axes(problem)[2];
+  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all,
+                     std::numeric_limits<std::int32_t>::max());
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {

@@ -11,7 +11,8 @@
 
 namespace convt {
 
-/// A problem's axes as d, h, w; leading ones are units for lower ranks.
+/// A problem's axes as d, h, w. Axes of one input, output and tap say nothing and are left out:
+/// leading ones are units instead.
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
 
 /// `problem` with a layout of its own choice where both describe the same memory: tensors of one
@@ -27,5 +28,8 @@ int groups_a_vector(const Problem& problem, int lanes);
 /// The plan's tiling of the innermost axis. Phases::row has one tile of one output, repeated for
 /// each.
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
+
+/// The same with runs as long as they come: what costs are estimated from.
+Tiling make_uncut_tiling(const Problem& problem, const Plan& plan);
 
 }  // namespace convt

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 #include <string>
-#include <tuple>
+#include <utility>
 
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
@@ -52,15 +52,15 @@ class Planner {
   const Problem& problem_;
   const Target& target_;
   Axis innermost_;
-  std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
+  std::map<std::pair<Phases, std::int32_t>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::tuple(plan.phases, tile_width(plan), plan.run);
+  const auto key = std::pair(plan.phases, tile_width(plan));
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
-  return tilings_.emplace(key, make_plan_tiling(problem_, plan)).first->second;
+  return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
 }
 
 int Planner::choose_unroll(double products_a_channel) const {
@@ -181,6 +181,8 @@ void Planner::add_reduction_lanes() {
     plan.lanes = target_.lanes;
     plan.channels = channels;
     add_positions(plan, channels, 3);
+    plan.phases = Phases::row;
+    add(plan);
   }
 }
 
@@ -194,6 +196,8 @@ void Planner::add_group_lanes() {
     plan.lanes = target_.lanes;
     plan.channels = vectors * per_vector;
     add_positions(plan, vectors, 4);
+    plan.phases = Phases::row;
+    add(plan);
   }
 }
 
