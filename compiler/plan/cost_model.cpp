@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "compiler/plan/geometry.hpp"
 #include "compiler/problem/phases.hpp"
@@ -10,14 +11,16 @@ namespace convt {
 namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
+constexpr double kPortSharing = 0.62;
 constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;   // pointers and counters of one tile
 constexpr double kItemCycles = 40;   // scalars of one work item
-constexpr double kL2BytesPerCycle = 26, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
+constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
 // store.
 constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4;
+constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
 constexpr double kBytesPerInstruction = 8.5;
 
@@ -205,9 +208,33 @@ struct PlaneCosts {
   double panel_line = 0;  ///< each line copied into a panel
 };
 
+/// Channels last, positions are a pixel pitch apart: large powers of two put them into few cache
+/// sets.
+double pixel_conflict_cycles(const Problem& problem, const Plan& plan) {
+  if (plan.family != Family::channel_lanes || problem.ic_per_group() < plan.lanes) return 0;
+  const std::int64_t pitch = problem.src_pitch() * 4;
+  const auto sets = static_cast<double>(4096 / std::gcd(pitch, std::int64_t{4096}));
+  const double ways = plan.positions / sets;
+  if (ways > 11) return 2.0 * plan.positions;
+  return ways > 7 ? 0.15 * plan.positions : 0;
+}
+
+/// Every tile of output channels reads the input anew.
+double reread_cycles(const Problem& problem, const Target& target, double passes) {
+  const double bytes =
+      4.0 * static_cast<double>(problem.input_spatial()) * static_cast<double>(problem.in_channels);
+  if (bytes < 0.5 * static_cast<double>(target.l2_bytes)) return 0;
+  const bool cached = bytes < 0.5 * static_cast<double>(target.l3_bytes);
+  return kExposedReads * passes * bytes /
+         (cached ? kL3ReadBytesPerCycle : kMemoryReadBytesPerCycle);
+}
+
 PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan& plan) {
   PlaneCosts costs;
-  if (problem.layout == Layout::nhwc) return costs;
+  if (problem.layout == Layout::nhwc) {
+    costs.input_step = pixel_conflict_cycles(problem, plan);
+    return costs;
+  }
   const std::int64_t near_bytes = target.l2_bytes / 2;
   const std::int64_t plane = problem.input_spatial() * 4;
   const bool far_input = plane * problem.in_channels > near_bytes ||
@@ -230,13 +257,14 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
 }
 
 double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
-  double cycles = std::max(counts.fmas / kFmaPerCycle, counts.loads / kLoadsPerCycle);
-  // Ports are never shared out perfectly when both run near their limit.
-  cycles += 0.12 * std::min(counts.fmas / kFmaPerCycle, counts.loads / kLoadsPerCycle);
+  const double fma_cycles = counts.fmas / kFmaPerCycle, load_cycles = counts.loads / kLoadsPerCycle;
+  // Near both limits the ports are not shared out perfectly.
+  double cycles = std::max({fma_cycles, load_cycles, kPortSharing * (fma_cycles + load_cycles)});
   cycles = std::max(cycles, counts.chain * kFmaLatency);
-  // What streams from afar overlaps with arithmetic, though not wholly.
+  // What streams from past L2 overlaps with arithmetic, though not wholly.
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
-  cycles = std::max(cycles, streaming) + 0.3 * std::min(cycles, streaming);
+  const double exposed = weight_bytes_per_cycle < kL2BytesPerCycle ? 0.3 : 0;
+  cycles = std::max(cycles, streaming) + exposed * std::min(cycles, streaming);
   return cycles + kLoopCycles / plan.ic_unroll;
 }
 
@@ -299,6 +327,9 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     fma_total += tap_rows * tiles * ic * counts.fmas;
   }
   cost.cycles *= tiles_of_channels;
+  if (problem.layout == Layout::nhwc)
+    cost.cycles +=
+        reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
   if (plan.panel) {
     // Once for all tiles of output channels.
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
