@@ -268,6 +268,15 @@ double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_byt
   return cycles + kLoopCycles / plan.ic_unroll;
 }
 
+/// Steps of the reduction that a body's code spells out.
+double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
+  if (plan.family == Family::reduction_lanes) return std::min(ic, 2.0);
+  // Group lanes have no loop over channels, and a second body for a partial tile.
+  if (plan.family == Family::group_lanes)
+    return problem.groups > plan.channels && problem.groups % plan.channels != 0 ? 2 * ic : ic;
+  return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
+}
+
 }  // namespace
 
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
@@ -303,14 +312,9 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     // Without mask registers, masks and the temporaries of merging take vector registers.
     const int for_masks = target.mask_registers == 0 ? 3 : 0;
     cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
-    const double steps =
-        plan.family == Family::reduction_lanes || plan.family == Family::group_lanes
-            ? std::min(ic, 2.0)
-        : ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll)
-                               : ic;
     cost.code_bytes +=
-        kBytesPerInstruction * (steps * (counts.fmas + counts.loads) + 2 * counts.accumulators +
-                                2 * (counts.stores + counts.shuffles)) +
+        kBytesPerInstruction * (unrolled_steps(problem, plan, ic) * (counts.fmas + counts.loads) +
+                                2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
         150;
   }
   double fma_total = 0;
