@@ -17,6 +17,15 @@
 
 namespace convt::test {
 
+/// What runs return for a plan that needs too many registers or too much code: neither right nor
+/// wrong.
+inline constexpr const char* kRefused = "refused";
+
+/// kRefused, or the message.
+inline std::string failure_of(const Error& error) {
+  return error.code == ErrorCode::unsupported ? kRefused : error.message;
+}
+
 /// Random tensors of the case; what lies between the channel slices of a pitched x is NaN.
 LayerData make_data(const LayerCase& layer);
 

@@ -165,7 +165,6 @@ TEST(Lower, RefusesPlansThatDoNotFitTheLayer) {
   EXPECT_TRUE(refuses(last, "channel_lanes channels=8"));
   EXPECT_TRUE(refuses(last, "channel_lanes channels=40"));
   EXPECT_TRUE(refuses(last, "reduction_lanes channels=17"));
-  EXPECT_TRUE(refuses(last, "reduction_lanes channels=4 phases=row"));
   EXPECT_TRUE(refuses(first, "space_lanes channels=4 phases=row"));
   EXPECT_TRUE(refuses(last, "channel_lanes panel=1"));
   EXPECT_TRUE(refuses(first, "channel_lanes panel=1 phases=row"));
@@ -174,7 +173,6 @@ TEST(Lower, RefusesPlansThatDoNotFitTheLayer) {
   Problem grouped = last;
   grouped.groups = 8;  // of 3 input and 5 output channels: three groups a vector
   EXPECT_TRUE(refuses(grouped, "group_lanes channels=4"));
-  EXPECT_TRUE(refuses(grouped, "group_lanes channels=3 phases=row"));
   EXPECT_TRUE(succeeded(lower(grouped, target, parse_plan("group_lanes channels=3").value())));
 }
 

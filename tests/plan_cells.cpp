@@ -61,8 +61,11 @@ class Search {
   }
 
   Theme theme() {
-    if (cell_.family != Family::group_lanes) return static_cast<Theme>(between(0, kThemes - 1));
-    return between(0, 1) == 0 ? Theme::groups : Theme::depthwise;
+    if (cell_.family == Family::group_lanes) {
+      return between(0, 1) == 0 ? Theme::groups : Theme::depthwise;
+    }
+    if (cell_.family == Family::reduction_lanes && between(0, 1) == 0) return Theme::few_channels;
+    return static_cast<Theme>(between(0, kThemes - 1));
   }
 
   void bend(Problem& problem) {
@@ -115,7 +118,8 @@ class Search {
     const int unit = groups ? groups_a_vector(problem, target_.lanes)
                      : plan.family == Family::channel_lanes ? target_.lanes
                                                             : 1;
-    if (plan.phases != Phases::row) plan.positions = between(1, plan.positions + 1);
+    if (cell_.phases == Phases::row) plan.phases = Phases::row;
+    plan.positions = plan.phases == Phases::row ? 1 : between(1, plan.positions + 1);
     plan.channels = unit * between(1, plan.channels / unit + 1);
     if (plan.family == Family::channel_lanes || plan.family == Family::space_lanes) {
       plan.ic_unroll = between(1, 8);
@@ -196,8 +200,8 @@ std::vector<Cell> all_cells() {
        {Family::channel_lanes, Family::space_lanes, Family::reduction_lanes, Family::group_lanes}) {
     add(family, Phases::one, false);
     add(family, Phases::all, false);
+    if (family != Family::space_lanes) add(family, Phases::row, false);
   }
-  add(Family::channel_lanes, Phases::row, false);
   add(Family::space_lanes, Phases::one, true);
   add(Family::space_lanes, Phases::all, true);
   return cells;

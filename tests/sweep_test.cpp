@@ -43,6 +43,7 @@ class Tally {
   void add(const KernelInfo& info) {
     const std::lock_guard lock(mutex_);
     ++layers_;
+    fallbacks_ += info.note.find("refused") != std::string::npos ? 1 : 0;
     ++families_[info.plan.substr(0, info.plan.find(" channels="))];
     verify_us_ += info.times.verify_us;
     compile_us_ += info.times.total_us;
@@ -55,7 +56,8 @@ class Tally {
     std::cout << "seed " << sweep_seed() << ": " << layers_ << " layers";
     for (const auto& [family, count] : families_) std::cout << "\n  " << family << ": " << count;
     std::cout << "\n  compile " << compile_us_ / layers_ << " us on average, verifier "
-              << verify_percent << "% of it; code up to " << largest_code_ << " bytes\n";
+              << verify_percent << "% of it; code up to " << largest_code_ << " bytes; "
+              << fallbacks_ << " fell back to another plan\n";
     ::testing::Test::RecordProperty("layers", layers_);
     ::testing::Test::RecordProperty("verify_percent", std::to_string(verify_percent));
   }
@@ -63,6 +65,7 @@ class Tally {
  private:
   std::mutex mutex_;
   int layers_ = 0;
+  int fallbacks_ = 0;  ///< layers whose best plan was refused
   std::map<std::string, int> families_;
   double verify_us_ = 0, compile_us_ = 0;
   std::size_t largest_code_ = 0;
@@ -116,7 +119,7 @@ class Quotas {
     for (const Cell& cell : all_cells()) counts_[cell] = 0;
   }
 
-  /// check(layer) for `count` layers of each cell; a check that returns `refused` does not count.
+  /// check(layer) for `count` layers of each cell; a check that returns kRefused does not count.
   void fill(int count, const std::function<std::string(const LayerCase&)>& check) {
     const std::vector<Cell> cells = all_cells();
     for_each_index(count * static_cast<int>(cells.size()), [&](int index) -> std::string {
@@ -146,8 +149,6 @@ class Quotas {
     ::testing::Test::RecordProperty("refused", refused_);
   }
 
-  static constexpr const char* kRefused = "refused";
-
  private:
   Target target_;
   std::mutex mutex_;
@@ -159,10 +160,7 @@ class Quotas {
 std::string check_backends(Runtime& runtime, const LayerCase& layer) {
   const Result<Kernel> kernel =
       runtime.compile(layer.problem, {.backend = Backend::xbyak, .plan = layer.plan});
-  if (!kernel.ok()) {
-    return kernel.error().code == ErrorCode::unsupported ? Quotas::kRefused
-                                                         : kernel.error().message;
-  }
+  if (!kernel.ok()) return failure_of(kernel.error());
   LayerData data = make_data(layer);
   const Status status = run_layer(*kernel, data, {.threads = 1});
   if (!status.ok()) return "run: " + status.error().message;
@@ -182,10 +180,7 @@ std::string check_interpreted(const Target& target, const LayerCase& layer) {
   const Result<Plan> plan = parse_plan(layer.plan);
   if (!plan.ok()) return plan.error().message;
   const Result<program::Program> program = make_program(layer.problem, target, *plan);
-  if (!program.ok()) {
-    return program.error().code == ErrorCode::unsupported ? Quotas::kRefused
-                                                          : program.error().message;
-  }
+  if (!program.ok()) return failure_of(program.error());
   const Result<program::VerifyStats> proof = program::verify(*program);
   if (!proof.ok()) return "verifier: " + proof.error().message;
   LayerData data = make_data(layer);
