@@ -1,4 +1,4 @@
-#include "access_trace.hpp"
+#include "tests/access_trace.hpp"
 
 #include <algorithm>
 #include <array>

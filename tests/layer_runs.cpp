@@ -1,4 +1,4 @@
-#include "layer_runs.hpp"
+#include "tests/layer_runs.hpp"
 
 #include <algorithm>
 #include <atomic>

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "arbitrary_problem.hpp"
+#include "tests/arbitrary_problem.hpp"
 
 namespace convt {
 namespace {

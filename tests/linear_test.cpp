@@ -9,7 +9,7 @@
 
 #include "compiler/program/builder.hpp"
 #include "compiler/program/instruction_info.hpp"
-#include "random_program.hpp"
+#include "tests/random_program.hpp"
 
 namespace convt::program {
 namespace {

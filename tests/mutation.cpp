@@ -1,4 +1,4 @@
-#include "mutation.hpp"
+#include "tests/mutation.hpp"
 
 #include <array>
 #include <cstddef>

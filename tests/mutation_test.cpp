@@ -13,15 +13,15 @@
 
 #include <gtest/gtest.h>
 
-#include "access_trace.hpp"
+#include "tests/access_trace.hpp"
 #include "compiler/lower/lower.hpp"
 #include "compiler/plan/plan.hpp"
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/passes.hpp"
-#include "guarded_buffer.hpp"
-#include "mutation.hpp"
-#include "random_cover.hpp"
-#include "small_programs.hpp"
+#include "tests/guarded_buffer.hpp"
+#include "tests/mutation.hpp"
+#include "tests/random_cover.hpp"
+#include "tests/small_programs.hpp"
 
 namespace convt::test {
 namespace {

@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "arbitrary_problem.hpp"
+#include "tests/arbitrary_problem.hpp"
 
 namespace convt {
 namespace {

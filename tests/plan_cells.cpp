@@ -1,4 +1,4 @@
-#include "plan_cells.hpp"
+#include "tests/plan_cells.hpp"
 
 #include <algorithm>
 #include <array>

@@ -10,7 +10,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "arbitrary_problem.hpp"
+#include "tests/arbitrary_problem.hpp"
 #include "compiler/problem/checked_math.hpp"
 #include "compiler/problem/tensor.hpp"
 

@@ -1,4 +1,4 @@
-#include "random_cover.hpp"
+#include "tests/random_cover.hpp"
 
 #include <algorithm>
 #include <array>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "compiler/program/builder.hpp"
-#include "small_programs.hpp"
+#include "tests/small_programs.hpp"
 
 namespace convt::test {
 namespace {

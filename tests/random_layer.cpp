@@ -1,4 +1,4 @@
-#include "random_layer.hpp"
+#include "tests/random_layer.hpp"
 
 #include <algorithm>
 #include <array>

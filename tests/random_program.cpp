@@ -1,4 +1,4 @@
-#include "random_program.hpp"
+#include "tests/random_program.hpp"
 
 #include <array>
 #include <random>

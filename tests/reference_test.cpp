@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include "arbitrary_problem.hpp"
+#include "tests/arbitrary_problem.hpp"
 
 namespace convt {
 namespace {

@@ -1,4 +1,4 @@
-#include "small_programs.hpp"
+#include "tests/small_programs.hpp"
 
 #include <utility>
 

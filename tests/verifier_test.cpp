@@ -7,10 +7,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "access_trace.hpp"
+#include "tests/access_trace.hpp"
 #include "compiler/program/builder.hpp"
 #include "compiler/program/passes.hpp"
-#include "small_programs.hpp"
+#include "tests/small_programs.hpp"
 
 namespace convt::program {
 namespace {

@@ -15,7 +15,7 @@
 #include "compiler/program/builder.hpp"
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/linear.hpp"
-#include "random_program.hpp"
+#include "tests/random_program.hpp"
 
 namespace convt {
 namespace {
