@@ -88,6 +88,15 @@ LayerData make_data(const LayerCase& layer) {
   return data;
 }
 
+Options compile_options(const LayerCase& layer) {
+  Options options{.plan = layer.plan};
+  const Result<Plan> plan = parse_plan(layer.plan);
+  if (plan.ok() && plan->lanes != host_target().lanes) {
+    options.isa = plan->lanes == 16 ? "avx512" : "avx2";
+  }
+  return options;
+}
+
 std::string check_result(const LayerData& data) {
   const ::testing::AssertionResult result = matches_reference(data, {.max_samples = 0});
   if (!result) return result.message();

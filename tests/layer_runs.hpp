@@ -29,6 +29,9 @@ inline std::string failure_of(const Error& error) {
 /// Random tensors of the case; what lies between the channel slices of a pitched x is NaN.
 LayerData make_data(const LayerCase& layer);
 
+/// Options that compile the case's plan, if it has one, for the target that it is meant for.
+Options compile_options(const LayerCase& layer);
+
 /// Every element of data.dst against the reference, and that nothing between its channel slices was
 /// touched.
 std::string check_result(const LayerData& data);

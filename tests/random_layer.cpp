@@ -80,6 +80,7 @@ class Draw {
 int rank_of(Theme theme, int any) {
   switch (theme) {
     case Theme::line:
+    case Theme::long_line:
     case Theme::long_kernel:
       return 1;
     case Theme::plane:
@@ -254,7 +255,7 @@ Result<LayerCase> parse_layer_case(std::string_view text) {
 
 const char* to_string(Theme theme) {
   static constexpr std::array<const char*, kThemes> kNames{
-      "line",   "plane",     "volume",      "channels",     "few_channels",
+      "line", "long_line",   "plane",     "volume",      "channels",     "few_channels",
       "groups", "depthwise", "long_kernel", "large_kernel", "upsampling"};
   return kNames[static_cast<std::size_t>(theme)];
 }

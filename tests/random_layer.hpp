@@ -45,7 +45,7 @@ enum class Theme : std::uint8_t {
   large_kernel,  ///< 2-D kernels up to 64 with strides up to 32
   upsampling,    ///< the layers of real networks: kernel 2 to 5, stride 1 to 3, symmetric crops
 };
-inline constexpr int kThemes = 10;
+inline constexpr int kThemes = 11;
 const char* to_string(Theme theme);
 
 /// The layer that (theme, seed, index) stands for. Always valid, and small enough that the

@@ -32,9 +32,6 @@ std::vector<Theme> all_themes() {
 
 bool has_machine_code() { return host_target().isa == Isa::avx512; }
 
-/// Interpreted layers take about ten times as long as compiled ones.
-int scaled_to_backend(int count) { return scaled(has_machine_code() ? count : count / 10); }
-
 // ---- End to end.
 
 /// What a sweep came to, for the log.
@@ -76,8 +73,8 @@ class Sweep : public ::testing::TestWithParam<Theme> {};
 TEST_P(Sweep, EndToEnd) {
   Runtime runtime({.cache_bytes = kCacheBytes});
   Tally tally;
-  for_each_layer(GetParam(), scaled_to_backend(5'000), [&](const LayerCase& layer) -> std::string {
-    const Result<Kernel> kernel = runtime.compile(layer.problem, {.plan = layer.plan});
+  for_each_layer(GetParam(), scaled(5'000), [&](const LayerCase& layer) -> std::string {
+    const Result<Kernel> kernel = runtime.compile(layer.problem, compile_options(layer));
     if (!kernel.ok()) return "compile: " + kernel.error().message;
     tally.add(kernel->info());
     LayerData data = make_data(layer);
@@ -91,7 +88,7 @@ TEST_P(Sweep, EndToEnd) {
 TEST_P(Sweep, ThreadsChangeNoBit) {
   Runtime runtime({.cache_bytes = kCacheBytes, .threads = 5, .task_us = 0});
   const auto check = [&](const LayerCase& layer) -> std::string {
-    const Result<Kernel> kernel = runtime.compile(layer.problem, {.plan = layer.plan});
+    const Result<Kernel> kernel = runtime.compile(layer.problem, compile_options(layer));
     if (!kernel.ok()) return "compile: " + kernel.error().message;
     LayerData data = make_data(layer);
     std::vector<float> one_thread;
@@ -190,12 +187,20 @@ std::string check_interpreted(const Target& target, const LayerCase& layer) {
   return check_result(data);
 }
 
+/// The layer with its plan, or with the best one; plans for other targets are left to other tests.
+void replay(LayerCase layer, const Target& target,
+            const std::function<std::string(const LayerCase&)>& check) {
+  if (layer.plan.empty()) layer.plan = candidate_plans(layer.problem, target).at(0).to_text();
+  if (parse_plan(layer.plan).value().lanes != target.lanes) GTEST_SKIP() << "not for this target";
+  EXPECT_EQ(check(layer), "") << describe_failure(layer, "");
+}
+
 TEST(Bodies, MachineCodeEqualsInterpreter) {
   if (!has_machine_code()) GTEST_SKIP() << "no AVX-512 here: there is no machine code to compare";
   Runtime runtime({.cache_bytes = kCacheBytes});
   if (const std::optional<LayerCase> layer = replayed_layer()) {
-    EXPECT_EQ(check_backends(runtime, *layer), "");
-    return;
+    return replay(*layer, host_target(),
+                  [&](const LayerCase& planned) { return check_backends(runtime, planned); });
   }
   Quotas quotas(host_target());
   quotas.fill(scaled(20), [&](const LayerCase& layer) { return check_backends(runtime, layer); });
@@ -205,8 +210,8 @@ TEST(Bodies, MachineCodeEqualsInterpreter) {
 TEST(Bodies, Avx2ShapesInterpreted) {
   const Target target = generic_target(Isa::avx2);
   if (const std::optional<LayerCase> layer = replayed_layer()) {
-    EXPECT_EQ(check_interpreted(target, *layer), "");
-    return;
+    return replay(*layer, target,
+                  [&](const LayerCase& planned) { return check_interpreted(target, planned); });
   }
   Quotas quotas(target);
   quotas.fill(scaled(12), [&](const LayerCase& layer) { return check_interpreted(target, layer); });
