@@ -133,6 +133,10 @@ void Draw::draw_channels(Problem& problem) {
       ic = between(1, 3);
       oc = between(1, one_in(3) ? 20 : 3);
       break;
+    case Theme::long_line:
+      ic = between(1, 4);
+      oc = between(1, 6);
+      break;
     case Theme::upsampling:
       ic = pick({1, 3, 8, 16, 17, 32});
       oc = pick({1, 2, 3, 8, 16, 24});
@@ -255,7 +259,7 @@ Result<LayerCase> parse_layer_case(std::string_view text) {
 
 const char* to_string(Theme theme) {
   static constexpr std::array<const char*, kThemes> kNames{
-      "line", "long_line",   "plane",     "volume",      "channels",     "few_channels",
+      "line",   "long_line", "plane",       "volume",       "channels",  "few_channels",
       "groups", "depthwise", "long_kernel", "large_kernel", "upsampling"};
   return kNames[static_cast<std::size_t>(theme)];
 }

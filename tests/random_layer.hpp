@@ -35,6 +35,7 @@ Result<LayerCase> parse_layer_case(std::string_view text);
 /// result, zero tails, pitches, bias, both layouts and batches 0 to 3.
 enum class Theme : std::uint8_t {
   line,          ///< 1-D, up to 70 long: tiles and tails of the innermost axis
+  long_line,     ///< up to 1,500 long, few channels: many tiles a row
   plane,         ///< 2-D, everything small
   volume,        ///< 3-D
   channels,      ///< up to 80 output channels: tiles and tails of channels
