@@ -224,9 +224,9 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
                          percent(candidates.front().useful_lanes) + " useful lanes";
   const std::size_t kept = std::min(candidates.size(), kKeptCandidates + 1);
   for (std::size_t i = 1; i < kept; ++i) {
-    candidates[i].why = "predicted " +
-                        percent(candidates[i].predicted_us / candidates[0].predicted_us - 1) +
-                        " slower";
+    const double best = candidates[0].predicted_us;  // 0: all of y is zero tail
+    candidates[i].why =
+        "predicted " + percent(best > 0 ? candidates[i].predicted_us / best - 1 : 0) + " slower";
     choice.report.rejected.push_back(candidates[i]);
   }
   return choice;
