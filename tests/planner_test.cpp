@@ -189,7 +189,8 @@ void expect_sound(const Problem& problem, const Target& target, const PlanChoice
   std::vector<Plan> plans{choice.plan};
   for (const PlanReport::Candidate& rejected : report.rejected) {
     expect_sound(rejected, target);
-    EXPECT_FALSE(rejected.why.empty());
+    EXPECT_EQ(rejected.why.find("predicted "), 0u);
+    EXPECT_EQ(rejected.why.find('-'), std::string::npos) << rejected.why;
     EXPECT_GE(rejected.predicted_us, before) << "not sorted";
     before = rejected.predicted_us;
     EXPECT_EQ(std::count(plans.begin(), plans.end(), rejected.plan), 0) << "listed twice";
