@@ -213,9 +213,9 @@ Status Compilation::build(const Candidate& candidate) {
     const Stopwatch watch(times().verify_us);
     Result<program::VerifyStats> proof = program::verify(*program);
     if (!proof.ok()) {
-      return Error{ErrorCode::internal, "verifier: " + proof.error().message + " (plan " +
-                                            candidate.plan.to_text() + " for " +
-                                            key_.problem.to_text() + ")"};
+      return Error{proof.error().code, "verifier: " + proof.error().message + " (plan " +
+                                           candidate.plan.to_text() + " for " +
+                                           key_.problem.to_text() + ")"};
     }
   }
   kernel_->stages.clear();

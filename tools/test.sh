@@ -2,7 +2,8 @@
 # From a bare Debian 12 to a tested convt; exits non-zero if anything failed.
 #   tools/test.sh               build, unit tests, real layers against the reference
 #   tools/test.sh --sanitizers  besides, chosen tests under ASan + UBSan, and under TSan
-#   tools/test.sh --full        besides both, all tests under ASan + UBSan
+#   tools/test.sh --full        besides both, all tests under ASan + UBSan, and every element of
+#                               every real layer instead of a sample
 set -uo pipefail
 
 # Tests worth a sanitizer's time: those that move memory by hand ...
@@ -17,7 +18,7 @@ for argument in "$@"; do
     --full) full=1 sanitizers=1 ;;
     --sanitizers) sanitizers=1 ;;
     -h | --help)
-      sed -n '2,5s/^# \{0,1\}//p' "$0"
+      sed -n '2,6s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     *)
@@ -112,9 +113,11 @@ step "tests" run_tests release
 convt=build/release/tools/convt
 layers=bench/layers/real.jsonl
 if [[ -x $convt && -f $layers ]]; then
+  every_element=()
+  ((full)) && every_element=(--full)
   for layout in nchw nhwc; do
-    step "real layers, $layout" \
-      "$convt" verify --layers "$layers" --ignore-post --layout "$layout" --threads 2
+    step "real layers, $layout" "$convt" verify --layers "$layers" --ignore-post \
+      --layout "$layout" --threads 2 "${every_element[@]}"
   done
 else
   printf '\n== real layers: SKIPPED, no %s or no %s\n' "$convt" "$layers"

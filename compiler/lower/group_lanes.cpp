@@ -17,16 +17,11 @@ class GroupLanes {
       : problem_(problem), plan_(plan), builder_(builder), nest_(problem, plan, builder) {}
 
   void lower() {
-    nest_.begin_stage();
-    for (std::size_t b = 0; b < nest_.tiling().bodies.size(); ++b) {
-      nest_.begin_body(b);
+    nest_.for_each_body([&](const TileBody& body) {
       // The last tile may have fewer groups: it reads and writes under masks.
-      nest_.for_oc_tile([&](std::int64_t channels) {
-        lower_body(nest_.tiling().bodies[b], channels / nest_.packed().oc);
-      });
-      nest_.end_body();
-    }
-    nest_.end_stage();
+      nest_.for_oc_tile(
+          [&](std::int64_t channels) { lower_body(body, channels / nest_.packed().oc); });
+    });
   }
 
  private:

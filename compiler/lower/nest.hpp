@@ -49,12 +49,17 @@ class Nest {
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
   [[nodiscard]] const PackedLayout& packed() const { return packed_; }
 
-  /// Declares buffers and grid, defines the item's scalars, copies the item's input panel.
-  void begin_stage();
-  void end_stage();
-
-  void begin_body(std::size_t body);
-  void end_body();
+  /// The stage: buffers, grid, the item's scalars, its input panel, and lower(body) for each body.
+  template <class Lower>
+  void for_each_body(Lower&& lower) {
+    begin_stage();
+    for (std::size_t b = 0; b < tiling_.bodies.size(); ++b) {
+      begin_body(b);
+      lower(tiling_.bodies[b]);
+      end_body();
+    }
+    end_stage();
+  }
 
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
@@ -112,6 +117,11 @@ class Nest {
   [[nodiscard]] AddressId bias_address();
 
  private:
+  void begin_stage();
+  void end_stage();
+  void begin_body(std::size_t body);
+  void end_body();
+
   struct OuterAxis {
     bool trivial = false;        ///< one tap, in = out: no table
     bool constant_taps = false;  ///< every row has the same count of live taps

@@ -66,13 +66,7 @@ class ReductionLanes {
       : problem_(problem), plan_(plan), builder_(builder), nest_(problem, plan, builder) {}
 
   void lower() {
-    nest_.begin_stage();
-    for (std::size_t b = 0; b < nest_.tiling().bodies.size(); ++b) {
-      nest_.begin_body(b);
-      lower_body(nest_.tiling().bodies[b]);
-      nest_.end_body();
-    }
-    nest_.end_stage();
+    nest_.for_each_body([&](const TileBody& body) { lower_body(body); });
   }
 
  private:

@@ -27,13 +27,7 @@ class SpaceLanes {
         phases_(plan.phases == Phases::all ? static_cast<std::size_t>(stride_) : 1) {}
 
   void lower() {
-    nest_.begin_stage();
-    for (std::size_t b = 0; b < nest_.tiling().bodies.size(); ++b) {
-      nest_.begin_body(b);
-      lower_body(nest_.tiling().bodies[b]);
-      nest_.end_body();
-    }
-    nest_.end_stage();
+    nest_.for_each_body([&](const TileBody& body) { lower_body(body); });
   }
 
  private:

@@ -201,6 +201,21 @@ void Planner::add_group_lanes() {
   }
 }
 
+/// Tables have a row for each output of an outer axis; positions are 32-bit integers.
+Status check_lengths(const Problem& problem) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  for (std::size_t a = 0; a < kMaxRank; ++a) {
+    const std::int64_t most = std::int64_t{1} << (a + 1 == kMaxRank ? 28 : 20);
+    if (std::max(axes[a].output, axes[a].input) <= most) continue;
+    return Error{
+        ErrorCode::unsupported,
+        "input " + std::to_string(axes[a].input) + ", output " + std::to_string(axes[a].output) +
+            ": plans index at most " + std::to_string(most) + " positions of the " +
+            (a + 1 == kMaxRank ? "innermost axis" : "outer axes") + " (" + problem.to_text() + ")"};
+  }
+  return ok_status();
+}
+
 std::string percent(double share) { return std::to_string(std::lround(share * 100)) + "%"; }
 
 }  // namespace
@@ -208,6 +223,7 @@ std::string percent(double share) { return std::to_string(std::lround(share * 10
 Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target,
                                const PlanOptions& options) {
   const Problem problem = with_canonical_layout(user_problem);
+  if (Status status = check_lengths(problem); !status.ok()) return status.error();
   std::vector<PlanReport::Candidate> candidates = Planner(problem, target).candidates();
   if (candidates.empty())
     return Error{ErrorCode::unsupported, "no plan fits the target: " + problem.to_text()};
@@ -222,6 +238,8 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
   choice.report.reason = std::string("fastest of ") + std::to_string(candidates.size()) +
                          " candidates by the cost model; " +
                          percent(candidates.front().useful_lanes) + " useful lanes";
+  if (options.strict)
+    std::erase_if(candidates, [](const auto& candidate) { return candidate.useful_lanes < 0.25; });
   const std::size_t kept = std::min(candidates.size(), kKeptCandidates + 1);
   for (std::size_t i = 1; i < kept; ++i) {
     const double best = candidates[0].predicted_us;  // 0: all of y is zero tail
