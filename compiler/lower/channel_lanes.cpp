@@ -39,7 +39,6 @@ class ChannelLanes {
   void store_channels_last();
   void store_channels_first();
   void store_scattered();
-  /// Channels [0, end) of the tile in full tiles, in partial ones up to their last.
   void store_channel(std::int64_t channel, const Mem& mem, Reg value, Reg mask);
   void store_vector(std::size_t v, std::int64_t channels);
 

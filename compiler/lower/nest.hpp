@@ -64,23 +64,6 @@ class Nest {
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
 
-  /// Runs `emit(valid)` for a full tile of output channels and, where the last tile is partial,
-  /// again for that one; `valid` is the count of real channels in the tile.
-  template <class Emit>
-  void for_oc_tile(Emit&& emit) {
-    const auto [tiles, channels, tail] = channel_tiles();
-    if (tail == 0 || tiles == 1) {
-      emit(tail == 0 ? channels : tail);
-      return;
-    }
-    builder_.begin_if_equal(tail_tile_, 0);
-    emit(channels);
-    builder_.end_if();
-    builder_.begin_if_equal(tail_tile_, 1);
-    emit(tail);
-    builder_.end_if();
-  }
-
   /// Channels of a full tile, and of the smallest one: what every tile has.
   [[nodiscard]] std::int64_t tile_channels() const {
     const auto [tiles, channels, tail] = channel_tiles();
@@ -104,6 +87,12 @@ class Nest {
     builder_.begin_if_equal(tail_tile_, 1);
     emit();
     builder_.end_if();
+  }
+  /// Emits for full tiles, and again for the partial last one; the argument is the tile's channels.
+  template <class Emit>
+  void for_oc_tile(Emit&& emit) {
+    when_full([&] { emit(tile_channels()); });
+    when_partial([&] { emit(sure_channels()); });
   }
   /// `d` = bias of channels [first, first + lanes) of the tile, 0 past the last.
   void load_bias(Reg d, std::int64_t first, int lanes);

@@ -16,6 +16,11 @@ struct PhaseSet {
   std::int32_t group_taps = 0;
 };
 
+/// The residue modulo the stride of a phase's outputs.
+std::int64_t output_residue(const Axis& axis, const Phase& phase) {
+  return ((phase.r - axis.crop_begin) % axis.stride + axis.stride) % axis.stride;
+}
+
 /// The phases of an axis in output order: position q of phase R is output q*S + R, without a crop.
 /// So a row of n*S outputs is exactly n positions in every phase, and whole tiles store whole
 /// vectors.
@@ -23,7 +28,7 @@ std::vector<Phase> in_output_order(const Axis& axis, const std::vector<Phase>& p
   std::vector<Phase> ordered(phases.size());
   for (const Phase& phase : phases) {
     const std::int64_t ahead = phase.r - axis.crop_begin;  // output of q = 0
-    const std::int64_t residue = ((ahead % axis.stride) + axis.stride) % axis.stride;
+    const std::int64_t residue = output_residue(axis, phase);
     const std::int64_t delta = (residue - ahead) / axis.stride;
     Phase& target = ordered[static_cast<std::size_t>(residue)];
     target = phase;
@@ -153,9 +158,7 @@ Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int3
     // Packed weights stand in the order of `phases`, whatever the order of outputs.
     std::int32_t place = 0;
     for (const Phase& phase : phases) {
-      const std::int64_t residue =
-          (((phase.r - axis.crop_begin) % axis.stride) + axis.stride) % axis.stride;
-      set.first_place[static_cast<std::size_t>(residue)] = place;
+      set.first_place[static_cast<std::size_t>(output_residue(axis, phase))] = place;
       place += static_cast<std::int32_t>(phase.taps.size());
     }
     tiling.tap_groups.push_back(set.group_taps);
