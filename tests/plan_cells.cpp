@@ -126,13 +126,14 @@ class Search {
     }
     plan.rows_by_phase = between(0, 1) == 0;
     plan.run = between(1, 16);
+    if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0) plan.images = between(2, 4);
     plan.panel = plan.panel || (plan.family == Family::space_lanes && between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
     return plan;
   }
 
   [[nodiscard]] bool fits(const Problem& problem, const Plan& plan) const {
-    const PlanCost cost = estimate_cost(problem, target_, plan);
+    const PlanCost cost = estimate_cost(problem, target_, plan, 1);
     return cost.vector_registers <= target_.vector_registers && cost.code_bytes < 50'000;
   }
 

@@ -28,6 +28,10 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
     return "phases=row is not for space_lanes";
   if (plan.panel && (!channels_first || plan.phases == Phases::row))
     return "panel=1 is for layout nchw and phases one or all";
+  const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),
+                                     [](const Axis& axis) { return axis.zero_tail != 0; });
+  if (plan.images > 1 && (plan.family != Family::channel_lanes || plan.panel || zero_tail))
+    return "images is for channel_lanes without panel or zero tail";
   switch (plan.family) {
     case Family::channel_lanes:
       if (plan.channels % plan.lanes == 0) return "";

@@ -69,7 +69,7 @@ std::string Plan::to_text() const {
          " ic_unroll=" + std::to_string(ic_unroll) +
          " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
          " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0") +
-         " staging=" + staging_text(staging);
+         " images=" + std::to_string(images) + " staging=" + staging_text(staging);
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -109,6 +109,7 @@ Result<Plan> parse_plan(std::string_view text) {
                  : key == "positions" ? &plan.positions
                  : key == "ic_unroll" ? &plan.ic_unroll
                  : key == "run"       ? &plan.run
+                 : key == "images"    ? &plan.images
                                       : nullptr;
     if (field == nullptr) return bad("unknown key", key);
     if (!parse_int(value, *field)) return bad("expected an integer in [1, 4096], got", word);
