@@ -55,7 +55,8 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
 std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
   const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
-  if (innermost != kMaxRank - 1 && axes[innermost] == Axis{})
+  const bool is_point = axes[innermost].input == 1 && axes[innermost].output == 1;
+  if (innermost != kMaxRank - 1 && is_point)
     return "staging makes an axis of length 1 the innermost";
   const Problem staged = compute_problem(problem, plan);
   for (const Problem& side : {problem, staged}) {

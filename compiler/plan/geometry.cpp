@@ -17,6 +17,14 @@ std::vector<std::int32_t> phase_sorted_places(const Axis& axis) {
   return places;
 }
 
+/// d, h, w; units in front for lower ranks.
+std::array<Axis, kMaxRank> padded_axes(const Problem& problem) {
+  std::array<Axis, kMaxRank> axes{};
+  const auto rank = static_cast<std::size_t>(problem.rank);
+  std::copy_n(problem.axes.begin(), rank, axes.end() - problem.rank);
+  return axes;
+}
+
 /// One output at a time: its taps come from a table at run time, each a group of its own.
 Tiling make_row_tiling() {
   Tiling tiling;
@@ -33,11 +41,18 @@ Tiling make_row_tiling() {
 }  // namespace
 
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) {
-  std::array<Axis, kMaxRank> axes{};
-  std::size_t place = kMaxRank;
-  for (auto a = static_cast<std::size_t>(problem.rank); a-- > 0;)
-    if (!(problem.axes[a] == Axis{})) axes[--place] = problem.axes[a];
-  return axes;
+  const std::array<Axis, kMaxRank> padded = padded_axes(problem);
+  const std::array<std::size_t, kMaxRank> order = spatial_order(problem);
+  return {padded[order[0]], padded[order[1]], padded[order[2]]};
+}
+
+std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem) {
+  const std::array<Axis, kMaxRank> axes = padded_axes(problem);
+  std::array<std::size_t, kMaxRank> order{0, 1, 2};
+  std::stable_partition(order.begin(), order.end(), [&](std::size_t a) {
+    return axes[a].input == 1 && axes[a].output == 1;
+  });
+  return order;
 }
 
 Problem with_canonical_layout(Problem problem) {
@@ -102,7 +117,9 @@ Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
   PackedLayout layout = make_compute_layout(compute_problem(problem, plan), plan);
-  if (plan.staging.used) layout.axis_order = axes_in_order(plan.staging.order);
+  const std::array<std::size_t, kMaxRank> places = axes_in_order(plan.staging.order);
+  const std::array<std::size_t, kMaxRank> order = spatial_order(problem);
+  for (std::size_t a = 0; a < kMaxRank; ++a) layout.axis_order[a] = order[places[a]];
   return layout;
 }
 
