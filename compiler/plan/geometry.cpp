@@ -25,6 +25,36 @@ std::array<Axis, kMaxRank> padded_axes(const Problem& problem) {
   return axes;
 }
 
+/// Each input has outputs of its own: what follows one row of them can continue it.
+bool is_separable(const Axis& axis) {
+  return axis.effective_kernel() <= axis.stride && axis.crop_begin == 0 &&
+         axis.output == axis.input * axis.stride && axis.zero_tail == 0;
+}
+
+bool is_pointwise(const Axis& axis) { return is_separable(axis) && axis.stride == 1; }
+
+struct OrderedAxes {
+  std::array<Axis, kMaxRank> axes;
+  std::array<std::size_t, kMaxRank> order;  ///< which of the padded axes stands at each place
+};
+
+OrderedAxes order_axes(const Problem& problem) {
+  const std::array<Axis, kMaxRank> padded = padded_axes(problem);
+  std::array<std::size_t, kMaxRank> order{0, 1, 2};
+  std::stable_partition(order.begin(), order.end(), [&](std::size_t a) {
+    return padded[a].input == 1 && padded[a].output == 1;
+  });
+  std::array<Axis, kMaxRank> axes{padded[order[0]], padded[order[1]], padded[order[2]]};
+  while (!(axes[1] == Axis{}) && is_pointwise(axes[1]) && is_separable(axes[2])) {
+    axes[2].input *= axes[1].input;
+    axes[2].output *= axes[1].input;
+    axes[1] = axes[0];
+    axes[0] = Axis{};
+    std::swap(order[0], order[1]);
+  }
+  return {axes, order};
+}
+
 /// One output at a time: its taps come from a table at run time, each a group of its own.
 Tiling make_row_tiling() {
   Tiling tiling;
@@ -40,19 +70,10 @@ Tiling make_row_tiling() {
 
 }  // namespace
 
-std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) {
-  const std::array<Axis, kMaxRank> padded = padded_axes(problem);
-  const std::array<std::size_t, kMaxRank> order = spatial_order(problem);
-  return {padded[order[0]], padded[order[1]], padded[order[2]]};
-}
+std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) { return order_axes(problem).axes; }
 
 std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem) {
-  const std::array<Axis, kMaxRank> axes = padded_axes(problem);
-  std::array<std::size_t, kMaxRank> order{0, 1, 2};
-  std::stable_partition(order.begin(), order.end(), [&](std::size_t a) {
-    return axes[a].input == 1 && axes[a].output == 1;
-  });
-  return order;
+  return order_axes(problem).order;
 }
 
 Problem with_canonical_layout(Problem problem) {
@@ -82,7 +103,8 @@ Problem compute_problem(const Problem& problem, const Plan& plan) {
   staged.layout = plan.staging.layout;
   // Channels last, every pixel begins a vector.
   const auto pitch = [&](std::int64_t channels) {
-    return staged.layout == Layout::nchw ? 0 : (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
+    return staged.layout == Layout::nchw ? 0
+                                         : (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
   };
   staged.src_channel_pitch = pitch(problem.in_channels);
   staged.dst_channel_pitch = pitch(problem.out_channels);

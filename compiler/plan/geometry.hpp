@@ -12,8 +12,8 @@
 namespace convt {
 
 /// A problem's axes as d, h, w, units in front where there are fewer. Axes of one input and one
-/// output take no part in the order of elements in memory: they come first, too, so that the
-/// innermost is as long as can be.
+/// output take no part in the order of elements in memory: they come first, too. Pointwise axes
+/// join the innermost one where its rows do not overlap. So the innermost is as long as can be.
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
 
 /// Which of the problem's axes, units in front, stands at each place of spatial_axes().
