@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
+constexpr double kSplitLoad = 1.9;   // unaligned vectors mostly straddle two cache lines
 constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;   // pointers and counters of one tile
 constexpr double kItemCycles = 40;   // scalars of one work item
@@ -151,18 +152,39 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const
   return counts;
 }
 
+/// Weights that are in registers at a time when inputs are taken from left to right.
+int most_weights_at_once(const TileBody& body) {
+  std::vector<std::pair<std::int32_t, int>> changes;  // input, weights that come or go
+  for (const BodyPhase& phase : body.phases) {
+    for (const BodyTap& tap : phase.taps) {
+      const std::int32_t begin = std::max(phase.valid_begin - tap.shift, body.input_begin);
+      const std::int32_t end = std::min(phase.valid_end - tap.shift, body.input_end);
+      if (end - begin < 2) continue;
+      changes.emplace_back(begin, 1);
+      changes.emplace_back(end, -1);
+    }
+  }
+  std::sort(changes.begin(), changes.end());
+  int weights = 0, most = 0;
+  for (const auto& [input, change] : changes) most = std::max(most, weights += change);
+  return most;
+}
+
 BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
   const Products products = count_products(body);
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
   const bool depthwise = problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
+  const double load = problem.src_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  const double store = problem.dst_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
   BodyCounts counts;
   counts.accumulators = static_cast<int>(products.positions * vectors);
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = (products.inputs * (depthwise ? 1 : 3) + products.taps) * vectors;
+  const double inputs = std::min(products.inputs, products.count);
+  counts.loads = (inputs * (depthwise ? load : load + 1) + products.taps) * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
-  counts.registers = counts.accumulators + body.group_taps + (depthwise ? 2 : 3);
-  counts.stores = products.positions * vectors;
+  counts.registers = counts.accumulators + most_weights_at_once(body) + (depthwise ? 1 : 2);
+  counts.stores = products.positions * vectors * store;
   return counts;
 }
 
