@@ -42,7 +42,9 @@ class GroupLanes {
   }
 
   void lower_body(const TileBody& body, std::int64_t groups);
-  void emit_products(std::size_t v, std::int64_t ic, const Mem& src, const Mem& weights);
+  void emit_products(std::vector<Product> products, std::int32_t group_taps);
+  void emit_vector(const std::vector<Product>& products, std::size_t v, std::int64_t ic,
+                   const Mem& src, const Mem& weights);
   Reg load_index(std::int64_t ic);
   void store();
   void store_vector(std::size_t v);
@@ -61,26 +63,35 @@ void GroupLanes::lower_body(const TileBody& body, std::int64_t groups) {
   groups_ = groups;
   vectors_ = static_cast<std::size_t>((groups + per_vector() - 1) / per_vector());
   live_ = collect_products(body, spatial_axes(problem_)[2].stride);
-  std::stable_sort(live_.products.begin(), live_.products.end(),
-                   [](const Product& a, const Product& b) { return a.input < b.input; });
   acc_.clear();
-  if (!live_.products.empty()) {
+  if (!live_.products.empty() || !live_.loop.empty()) {
     for (std::size_t i = 0; i < live_.positions.size() * vectors_; ++i) {
       acc_.push_back(builder_.vector());
       builder_.zero(acc_.back());
     }
     nest_.begin_taps();
-    const Mem src{nest_.src_address(0), kChannel, {}};
-    const Mem weights{nest_.weights_address(0, body.group_taps), 4, {}};
-    for (std::int64_t ic = 0; ic < nest_.packed().ic; ++ic) {
-      Mem weights_ic = weights;
-      weights_ic.delta[4] = static_cast<std::int32_t>(ic) * body.group_taps *
-                            static_cast<std::int32_t>(nest_.packed().oc_tile);
-      for (std::size_t v = 0; v < vectors_; ++v) emit_products(v, ic, src, weights_ic);
+    emit_products(live_.products, body.group_taps);
+    if (!live_.loop.empty()) {
+      nest_.begin_tap_trips();
+      emit_products(live_.loop, body.group_taps);
+      nest_.end_tap_trips();
+      emit_products(live_.after, body.group_taps);
     }
     nest_.end_taps();
   }
   store();
+}
+
+void GroupLanes::emit_products(std::vector<Product> products, std::int32_t group_taps) {
+  if (products.empty()) return;
+  std::stable_sort(products.begin(), products.end(),
+                   [](const Product& a, const Product& b) { return a.input < b.input; });
+  const Mem src{nest_.src_address(0), kChannel, {}};
+  Mem weights{nest_.weights_address(0, group_taps), 4, {}};
+  for (std::int64_t ic = 0; ic < nest_.packed().ic; ++ic) {
+    for (std::size_t v = 0; v < vectors_; ++v) emit_vector(products, v, ic, src, weights);
+    weights.delta[4] += group_taps * static_cast<std::int32_t>(nest_.packed().oc_tile);
+  }
 }
 
 /// For each lane the place of input channel `ic` of the group that the lane belongs to.
@@ -94,9 +105,9 @@ Reg GroupLanes::load_index(std::int64_t ic) {
   return reg;
 }
 
-/// What is used once is a memory operand instead of a register.
-void GroupLanes::emit_products(std::size_t v, std::int64_t ic, const Mem& src, const Mem& weights) {
-  const std::vector<Product>& products = live_.products;
+/// `products` ascend by input. What is used once is a memory operand instead of a register.
+void GroupLanes::emit_vector(const std::vector<Product>& products, std::size_t v, std::int64_t ic,
+                             const Mem& src, const Mem& weights) {
   std::map<std::int32_t, int> uses;  // of the weight at each place
   for (const Product& product : products) ++uses[product.place];
   std::map<std::int32_t, Reg> weight_regs;

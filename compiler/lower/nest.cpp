@@ -22,6 +22,8 @@ enum RunColumn : std::uint16_t {
   kRunOutput,
   kRunInput,
   kRunGroup,
+  kRunTap,
+  kRunTrips,
   kPanelKind,
   kPanelSrc,
   kPanelDst,
@@ -170,8 +172,13 @@ void Nest::declare_buffers() {
 void Nest::begin_stage() {
   declare_buffers();
   builder_.begin_stage("compute");
-  if (packed_.group_blocks() > 1)
-    group_ = Affine::of(builder_.coordinate("group", Extent{packed_.group_blocks(), 0}));
+  // Groups that share tiles are neighbours in memory, channels last: items go along it.
+  const bool groups_last = packed_.groups_a_tile > 1;
+  const auto count_groups = [&] {
+    if (packed_.group_blocks() > 1)
+      group_ = Affine::of(builder_.coordinate("group", Extent{packed_.group_blocks(), 0}));
+  };
+  if (!groups_last) count_groups();
   if (packed_.oc_tiles() > 1 && !panel_)
     oc_tile_ = Affine::of(builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0}));
   image_ = Affine::of(builder_.coordinate("image", Extent{1, 1}));
@@ -179,7 +186,13 @@ void Nest::begin_stage() {
     if (outer_[a].rows != 1)
       outer_[a].row =
           builder_.coordinate(std::string("row_") + kAxisNames[a], Extent{outer_[a].rows, 0});
-  bind_runs();
+  Affine run;
+  if (tiling_.runs.size() > 1) {
+    const auto count = static_cast<std::int64_t>(tiling_.runs.size());
+    run = Affine::of(builder_.coordinate("run", Extent{count, 0}));
+  }
+  if (groups_last) count_groups();
+  bind_runs(run);
   for (std::size_t a = 0; a < outer_count_; ++a)
     bind_outer_axis(outer_[a], std::string(1, kAxisNames[a]));
   if (panel_) {
@@ -280,7 +293,7 @@ void Nest::copy_rows(std::int64_t columns) {
   end_taps();
 }
 
-void Nest::bind_runs() {
+void Nest::bind_runs(const Affine& row) {
   std::vector<std::int32_t> table;
   for (const TileRun& run : tiling_.runs) {
     const PanelColumns columns = panel_columns(run);
@@ -290,6 +303,8 @@ void Nest::bind_runs() {
     table.push_back(static_cast<std::int32_t>(run.output));
     table.push_back(static_cast<std::int32_t>(run.input));
     table.push_back(static_cast<std::int32_t>(run.group_begin));
+    table.push_back(static_cast<std::int32_t>(run.first_tap));
+    table.push_back(static_cast<std::int32_t>(run.trips));
     table.push_back(static_cast<std::int32_t>(kind - panel_counts_.begin()));
     table.push_back(static_cast<std::int32_t>(columns.src));
     table.push_back(static_cast<std::int32_t>(columns.dst));
@@ -299,13 +314,13 @@ void Nest::bind_runs() {
     run_output_ = run.output;
     run_input_ = run.input;
     run_group_ = run.group_begin;
+    run_tap_ = run.first_tap;
+    run_trips_ = run.trips;
     panel_src_ = panel_columns(run).src;
     panel_dst_ = panel_columns(run).dst;
     return;
   }
   run_table_ = builder_.table("runs", kRunColumns, std::move(table));
-  const auto count = static_cast<std::int64_t>(tiling_.runs.size());
-  const Affine row = Affine::of(builder_.coordinate("run", Extent{count, 0}));
   if (tiling_.bodies.size() > 1) run_body_ = builder_.let("body", run_table_, row, kBody);
   run_tiles_ = builder_.let("tiles", run_table_, row, kTiles);
   run_output_ = Affine::of(builder_.let("run_output", run_table_, row, kRunOutput));
@@ -315,6 +330,11 @@ void Nest::bind_runs() {
       panel_kind_ = builder_.let("panel_kind", run_table_, row, kPanelKind);
     panel_src_ = Affine::of(builder_.let("panel_src", run_table_, row, kPanelSrc));
     panel_dst_ = Affine::of(builder_.let("panel_dst", run_table_, row, kPanelDst));
+  }
+  if (tiling_.loop_taps != 0) {
+    run_tap_ = Affine::of(builder_.let("run_tap", run_table_, row, kRunTap));
+    run_trips_scalar_ = builder_.let("trips", run_table_, row, kRunTrips);
+    run_trips_ = Affine::of(run_trips_scalar_);
   }
   const bool one_group = std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
                                      [](const TileRun& run) { return run.group_begin == 0; });
@@ -374,10 +394,25 @@ void Nest::begin_taps() {
 void Nest::end_taps() {
   for (std::size_t a = outer_count_; a-- > 0;)
     if (outer_[a].loop_open) builder_.end_loop();
+  looped_taps_ = 0;
+}
+
+void Nest::begin_tap_trips() {
+  const ScalarId trip = run_trips_scalar_ == program::kNone
+                            ? builder_.begin_loop("taps", run_trips_.constant)
+                            : builder_.begin_loop("taps", run_trips_scalar_);
+  looped_taps_ = Affine::of(trip, tiling_.loop_taps);
+}
+
+void Nest::end_tap_trips() {
+  builder_.end_loop();
+  looped_taps_ = run_trips_ * tiling_.loop_taps;
 }
 
 AddressId Nest::src_address(const Affine& ic) {
-  const Affine w = outer_count_ == kMaxRank ? outer_[2].input : run_input_ + tile_ * tiling_.width;
+  const Affine w = outer_count_ == kMaxRank
+                       ? outer_[2].input
+                       : run_input_ + tile_ * tiling_.width - looped_taps_ * tiling_.tap_step;
   if (panel_) {
     return builder_.address(panel_buffer_, {0, ic, outer_[0].live_tap, outer_[1].live_tap,
                                             panel_reach_ + tile_ * tiling_.width});
@@ -391,6 +426,7 @@ AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps)
   return builder_.address(weights_,
                           {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
                            first_tap * (packed_.padded_ic() * packed_.oc_tile) +
+                               (run_tap_ + looped_taps_) * packed_.oc_tile +
                                ic_block * (group_taps * packed_.oc_tile * packed_.ic_block)});
 }
 

@@ -63,6 +63,10 @@ class Nest {
 
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
+  /// The body's loop over taps. Addresses made inside are of the trip's first tap, those made after
+  /// it (up to end_taps()) count from its last.
+  void begin_tap_trips();
+  void end_tap_trips();
 
   /// Channels of a full tile, and of the smallest one: what every tile has.
   [[nodiscard]] std::int64_t tile_channels() const {
@@ -137,7 +141,7 @@ class Nest {
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
   void begin_tap_loop(OuterAxis& axis, const std::string& name);
-  void bind_runs();
+  void bind_runs(const Affine& row);
   void bind_tail_tile();
   void declare_panel();
   void copy_panel();
@@ -159,6 +163,9 @@ class Nest {
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   Affine run_output_, run_input_, run_group_;
+  Affine run_tap_, run_trips_;
+  ScalarId run_trips_scalar_ = program::kNone;
+  Affine looped_taps_;  ///< of the body's loop over taps, before the taps at hand
   Affine tile_;
 
   /// The part of an input row that a run reads, as far as it exists.

@@ -4,7 +4,9 @@
 
 namespace convt::lowering {
 
-BodyProducts collect_products(const TileBody& body, std::int64_t stride) {
+namespace {
+
+BodyProducts collect_spelt_out(const TileBody& body, std::int64_t stride) {
   BodyProducts result;
   for (const BodyPhase& phase : body.phases)
     for (std::int32_t q = phase.valid_begin; q < phase.valid_end; ++q)
@@ -18,6 +20,16 @@ BodyProducts collect_products(const TileBody& body, std::int64_t stride) {
   std::sort(result.products.begin(), result.products.end(), [](const Product& a, const Product& b) {
     return a.place != b.place ? a.place < b.place : a.input < b.input;
   });
+  return result;
+}
+
+}  // namespace
+
+BodyProducts collect_products(const TileBody& body, std::int64_t stride) {
+  BodyProducts result = collect_spelt_out(body, stride);
+  if (body.loop.taps.empty()) return result;
+  result.loop = collect_spelt_out(with_taps(body, body.loop), stride).products;
+  result.after = collect_spelt_out(with_taps(body, body.after), stride).products;
   return result;
 }
 

@@ -25,8 +25,9 @@ struct Product {
 };
 
 struct BodyProducts {
-  std::vector<Position> positions;  ///< ascending output
-  std::vector<Product> products;    ///< ascending place, then input
+  std::vector<Position> positions;   ///< ascending output
+  std::vector<Product> products;     ///< ascending place, then input
+  std::vector<Product> loop, after;  ///< those of the body's blocks of that name
 };
 
 BodyProducts collect_products(const TileBody& body, std::int64_t stride);

@@ -25,9 +25,14 @@ constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadByte
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
 constexpr double kBytesPerInstruction = 8.5;
 
-/// Instruction counts of one reduction step of a body, and of its end.
-struct BodyCounts {
+/// Instruction counts of one reduction step.
+struct StepCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
+};
+
+/// ... of a body, and of its end.
+struct BodyCounts : StepCounts {
+  StepCounts trip;  ///< of a loop over taps in the step
   double stores = 0, shuffles = 0;
   int accumulators = 0;
   int registers = 0;
@@ -170,21 +175,47 @@ int most_weights_at_once(const TileBody& body) {
   return most;
 }
 
-BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+bool depthwise(const Problem& problem) {
+  return problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
+}
+
+/// Of the taps that the body spells out.
+StepCounts count_group_step(const Problem& problem, const Plan& plan, const TileBody& body) {
   const Products products = count_products(body);
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const bool depthwise = problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
   const double load = problem.src_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
-  const double store = problem.dst_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
-  BodyCounts counts;
-  counts.accumulators = static_cast<int>(products.positions * vectors);
+  const double inputs = std::min(products.inputs, products.count);
+  StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  const double inputs = std::min(products.inputs, products.count);
-  counts.loads = (inputs * (depthwise ? load : load + 1) + products.taps) * vectors;
+  counts.loads = (inputs * (depthwise(problem) ? load : load + 1) + products.taps) * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
-  counts.registers = counts.accumulators + most_weights_at_once(body) + (depthwise ? 1 : 2);
-  counts.stores = products.positions * vectors * store;
+  return counts;
+}
+
+/// `counts` and `times` `more`.
+void add_steps(StepCounts& counts, const StepCounts& more, double times) {
+  counts.fmas += times * more.fmas;
+  counts.loads += times * more.loads;
+  counts.chain += times * more.chain;
+  counts.weight_bytes += times * more.weight_bytes;
+}
+
+BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
+  const double store = problem.dst_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  BodyCounts counts;
+  static_cast<StepCounts&>(counts) = count_group_step(problem, plan, body);
+  int weights = most_weights_at_once(body);
+  if (!body.loop.taps.empty()) {
+    const TileBody loop = with_taps(body, body.loop), after = with_taps(body, body.after);
+    counts.trip = count_group_step(problem, plan, loop);
+    add_steps(counts, count_group_step(problem, plan, after), 1);
+    weights = std::max({weights, most_weights_at_once(loop), most_weights_at_once(after)});
+  }
+  counts.accumulators = static_cast<int>(count_products(body).positions * vectors);
+  counts.registers = counts.accumulators + weights + (depthwise(problem) ? 1 : 2);
+  counts.stores = counts.accumulators * store;
   return counts;
 }
 
@@ -278,7 +309,7 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   return costs;
 }
 
-double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
+double step_cycles(const StepCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
   const double fma_cycles = counts.fmas / kFmaPerCycle, load_cycles = counts.loads / kLoadsPerCycle;
   // Near both limits the ports are not shared out perfectly.
   double cycles = std::max({fma_cycles, load_cycles, kPortSharing * (fma_cycles + load_cycles)});
@@ -335,22 +366,26 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     const int for_masks = target.mask_registers == 0 ? 3 : 0;
     cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
     cost.code_bytes +=
-        kBytesPerInstruction * (unrolled_steps(problem, plan, ic) * (counts.fmas + counts.loads) +
-                                2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
+        kBytesPerInstruction *
+            (unrolled_steps(problem, plan, ic) *
+                 (counts.fmas + counts.loads + counts.trip.fmas + counts.trip.loads) +
+             2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
         150;
   }
   double fma_total = 0;
   for (const TileRun& run : tiling.runs) {
     const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
-    const auto tiles = static_cast<double>(run.tiles);
+    const auto tiles = static_cast<double>(run.tiles), trips = static_cast<double>(run.trips);
+    StepCounts step = counts;
+    add_steps(step, counts.trip, trips);
     const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                        counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                        counts.stores * planes.store;
-    const double overhead = kLoopCycles * 2;  // of the loop over tap rows
+    const double overhead = kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
     cost.cycles += tap_rows * tiles *
-                   (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step) + overhead);
+                   (ic * (step_cycles(step, plan, weight_rate) + planes.input_step) + overhead);
     cost.cycles += rows * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
-    fma_total += tap_rows * tiles * ic * counts.fmas;
+    fma_total += tap_rows * tiles * ic * step.fmas;
   }
   cost.cycles *= tiles_of_channels;
   if (problem.layout == Layout::nhwc)

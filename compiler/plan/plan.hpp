@@ -39,6 +39,8 @@ struct Plan {
   int positions =
       1;  ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
   int ic_unroll = 1;  ///< input channels a trip of the innermost loop
+  /// Group lanes, Phases::one: innermost taps a trip of a loop over them; 0: bodies spell them out.
+  int tap_unroll = 0;
   /// Output rows of outer axes phase by phase (few weights at a time) or in order (each input row
   /// read while it is still in cache).
   bool rows_by_phase = true;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "compiler/plan/cost_model.hpp"
@@ -16,6 +17,7 @@ namespace {
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+constexpr int kTapUnroll = 8;                // what a loop over more taps unrolls
 
 class Planner {
  public:
@@ -39,10 +41,12 @@ class Planner {
   void add_space_lanes();
   void add_reduction_lanes();
   void add_group_lanes();
+  void add_tap_loops(Plan plan, int vectors);
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int panel_run(const Plan& plan) const;
+  [[nodiscard]] int cached_run(const Plan& plan) const;
   /// Of all taps of one tile of output channels.
   [[nodiscard]] std::int64_t weight_bytes(const Plan& plan) const {
     return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
@@ -52,12 +56,12 @@ class Planner {
   const Problem& problem_;
   const Target& target_;
   Axis innermost_;
-  std::map<std::pair<Phases, std::int32_t>, Tiling> tilings_;
+  std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::pair(plan.phases, tile_width(plan));
+  const auto key = std::tuple(plan.phases, tile_width(plan), plan.tap_unroll);
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
@@ -126,6 +130,14 @@ int Planner::panel_run(const Plan& plan) const {
   return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, widest));
 }
 
+/// Tiles a run so that what the phases write between each other's pixels is still in the L2 cache.
+int Planner::cached_run(const Plan& plan) const {
+  const std::int64_t tile_bytes =
+      tile_width(plan) * innermost_.stride * problem_.dst_pitch() * std::int64_t{4};
+  return static_cast<int>(
+      std::clamp<std::int64_t>(target_.l2_bytes / 4 / tile_bytes, 1, Plan{}.run));
+}
+
 void Planner::add_space_lanes() {
   const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 16);
   for (const Phases phases : {Phases::all, Phases::one}) {
@@ -167,8 +179,10 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
         registers_a_position * (phases == Phases::all ? innermost_.stride : 1);
     plan.phases = phases;
     for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
-         ++plan.positions)
+         ++plan.positions) {
+      if (plan.family == Family::group_lanes) plan.run = cached_run(plan);
       add(plan);
+    }
   }
 }
 
@@ -195,8 +209,20 @@ void Planner::add_group_lanes() {
     plan.family = Family::group_lanes;
     plan.lanes = target_.lanes;
     plan.channels = vectors * per_vector;
-    add_positions(plan, vectors, 4);
+    add_positions(plan, vectors, 2);
+    add_tap_loops(plan, vectors);
     plan.phases = Phases::row;
+    add(plan);
+  }
+}
+
+void Planner::add_tap_loops(Plan plan, int vectors) {
+  if (innermost_.kernel < 2 * kTapUnroll * innermost_.stride) return;
+  plan.phases = Phases::one;
+  plan.tap_unroll = kTapUnroll;
+  for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
+       ++plan.positions) {
+    plan.run = cached_run(plan);
     add(plan);
   }
 }
