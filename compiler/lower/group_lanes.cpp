@@ -112,12 +112,11 @@ void GroupLanes::emit_vector(const std::vector<Product>& products, std::size_t v
   for (const Product& product : products) ++uses[product.place];
   std::map<std::int32_t, Reg> weight_regs;
   const Reg index = depthwise() ? program::kNone : load_index(ic);
-  const Reg input_mask = mask(groups_in(v) * nest_.packed().ic);
+  const Reg input_mask = mask(nest_.src_lanes(groups_in(v)));
   for (std::size_t begin = 0, end = 0; begin < products.size(); begin = end) {
     while (end < products.size() && products[end].input == products[begin].input) ++end;
     Mem input = src;
-    input.delta[kChannel] =
-        static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * nest_.packed().ic);
+    input.delta[kChannel] = nest_.src_channel(v);
     input.delta[kWidth] = products[begin].input;
     const bool input_in_memory = depthwise() && end - begin == 1 && uses[products[begin].place] > 1;
     Reg x = program::kNone;

@@ -26,8 +26,9 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   const int per_vector = groups_a_vector(problem, plan.lanes);
   if (plan.phases == Phases::row && plan.family == Family::space_lanes)
     return "phases=row is not for space_lanes";
-  if (plan.panel && (!channels_first || plan.phases == Phases::row))
-    return "panel=1 is for layout nchw and phases one or all";
+  if (plan.panel && plan.phases == Phases::row) return "panel=1 is for phases one or all";
+  if (plan.panel && !channels_first && plan.family != Family::group_lanes)
+    return "panel=1 is for layout nchw and group_lanes";
   switch (plan.family) {
     case Family::channel_lanes:
       if (plan.channels % plan.lanes == 0) return "";

@@ -103,6 +103,10 @@ class Nest {
 
   /// src at (channel ic of the group, this tap row, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
+  /// Several groups in the lanes: first channel of vector v from src_address(), and the lanes to
+  /// load for so many groups in it.
+  [[nodiscard]] std::int32_t src_channel(std::size_t v) const;
+  [[nodiscard]] std::int64_t src_lanes(std::int64_t groups) const;
   /// weights at (tile, tap row, block of ic, first tap of the body's group, first oc).
   [[nodiscard]] AddressId weights_address(const Affine& ic_block, std::int32_t group_taps);
   /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
@@ -145,6 +149,10 @@ class Nest {
   void bind_tail_tile();
   void declare_panel();
   void copy_panel();
+  void copy_pixels();
+  [[nodiscard]] bool tiles_of_groups() const { return packed_.groups_a_tile > 1; }
+  /// Relative inputs that taps of the run reach back from relative input 0.
+  [[nodiscard]] std::int32_t reach(const TileRun& run) const;
   void copy_rows(std::int64_t columns);
 
   const Problem& problem_;
@@ -180,6 +188,7 @@ class Nest {
   std::vector<std::int64_t> panel_counts_;  ///< distinct counts of columns
   ScalarId panel_kind_ = program::kNone;    ///< which of them the run at hand has
   Affine panel_src_, panel_dst_;
+  ScalarId panel_count_ = program::kNone;  ///< columns to copy for the run at hand
 };
 
 }  // namespace convt::lowering

@@ -42,6 +42,8 @@ class Planner {
   void add_reduction_lanes();
   void add_group_lanes();
   void add_tap_loops(Plan plan, int vectors);
+  void add_with_panel(Plan plan);
+  [[nodiscard]] std::int64_t tap_rows() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
@@ -118,13 +120,18 @@ void Planner::add_channel_lanes() {
   }
 }
 
+/// Input rows that an output row reads, at most.
+std::int64_t Planner::tap_rows() const {
+  const auto axes = spatial_axes(problem_);
+  std::int64_t rows = 1;
+  for (std::size_t a = 0; a < 2; ++a)
+    rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
+  return rows;
+}
+
 /// Tiles a run so that its panel of input rows takes a small part of the L2 cache.
 int Planner::panel_run(const Plan& plan) const {
-  const auto axes = spatial_axes(problem_);
-  std::int64_t tap_rows = 1;
-  for (std::size_t a = 0; a < 2; ++a)
-    tap_rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
-  const std::int64_t tile_bytes = tap_rows * problem_.ic_per_group() * tile_width(plan) * 4;
+  const std::int64_t tile_bytes = tap_rows() * problem_.ic_per_group() * tile_width(plan) * 4;
   const std::int64_t tiles = target_.l2_bytes / 5 / std::max<std::int64_t>(tile_bytes, 1);
   const std::int64_t widest = std::max<std::int64_t>(1, 256 / tile_width(plan));
   return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, widest));
@@ -180,8 +187,11 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
     plan.phases = phases;
     for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
          ++plan.positions) {
-      if (plan.family == Family::group_lanes) plan.run = cached_run(plan);
-      add(plan);
+      if (plan.family == Family::group_lanes) {
+        add_with_panel(plan);
+      } else {
+        add(plan);
+      }
     }
   }
 }
@@ -222,9 +232,24 @@ void Planner::add_tap_loops(Plan plan, int vectors) {
   plan.tap_unroll = kTapUnroll;
   for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
        ++plan.positions) {
-    plan.run = cached_run(plan);
-    add(plan);
+    add_with_panel(plan);
   }
+}
+
+/// Group lanes: as it is, and with a panel that fits the L1 cache.
+void Planner::add_with_panel(Plan plan) {
+  plan.panel = false;
+  plan.run = cached_run(plan);
+  add(plan);
+  const std::int64_t vectors = plan.channels / groups_a_vector(problem_, plan.lanes);
+  const std::int64_t pixel = vectors * plan.lanes * 4 * tap_rows();
+  const std::int64_t reach =
+      (innermost_.kernel - 1) * innermost_.dilation / innermost_.stride + plan.positions;
+  const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach) / plan.positions;
+  if (tiles < 1) return;
+  plan.panel = true;
+  plan.run = static_cast<int>(std::min<std::int64_t>(tiles, plan.run));
+  add(plan);
 }
 
 /// Tables have a row for each output of an outer axis; positions are 32-bit integers.
