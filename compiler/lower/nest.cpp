@@ -225,26 +225,15 @@ void Nest::bind_tail_tile() {
 
 Nest::PanelColumns Nest::panel_columns(const TileRun& run) const {
   const std::int64_t first = run.input - panel_reach_;
-  const std::int64_t begin = std::max<std::int64_t>(run.input - reach(run), 0);
+  const std::int64_t begin = std::max<std::int64_t>(run.input - reach(tiling_, run), 0);
   const std::int64_t end = std::min(axes_[2].input, run.input + run.tiles * tiling_.width);
   return {begin, begin - first, std::max<std::int64_t>(end - begin, 0)};
 }
 
-std::int32_t Nest::reach(const TileRun& run) const {
-  const TileBody& body = tiling_.bodies[static_cast<std::size_t>(run.body)];
-  std::int32_t furthest = 0;
-  for (const BodyPhase& phase : body.phases)
-    for (const BodyTap& tap : phase.taps) furthest = std::max(furthest, tap.shift);
-  const std::int32_t trip = tiling_.loop_taps * tiling_.tap_step;
-  const auto trips = static_cast<std::int32_t>(run.trips);
-  if (!body.loop.taps.empty()) furthest = body.loop.taps.back().shift + (trips - 1) * trip;
-  if (!body.after.taps.empty()) furthest = body.after.taps.back().shift + trips * trip;
-  return furthest;
-}
-
 void Nest::declare_panel() {
   std::int64_t columns = 1;
-  for (const TileRun& run : tiling_.runs) panel_reach_ = std::max(panel_reach_, reach(run));
+  for (const TileRun& run : tiling_.runs)
+    panel_reach_ = std::max(panel_reach_, reach(tiling_, run));
   for (const TileRun& run : tiling_.runs) {
     const PanelColumns copied = panel_columns(run);
     columns =

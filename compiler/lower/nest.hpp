@@ -151,8 +151,6 @@ class Nest {
   void copy_panel();
   void copy_pixels();
   [[nodiscard]] bool tiles_of_groups() const { return packed_.groups_a_tile > 1; }
-  /// Relative inputs that taps of the run reach back from relative input 0.
-  [[nodiscard]] std::int32_t reach(const TileRun& run) const;
   void copy_rows(std::int64_t columns);
 
   const Problem& problem_;

@@ -23,11 +23,15 @@ constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCy
 constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4;
 constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
+// Channels last, pixels that are pages apart: cycles of each load of one ...
+constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
+constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... and of copying one into a panel
 constexpr double kBytesPerInstruction = 8.5;
 
 /// Instruction counts of one reduction step.
 struct StepCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
+  double stalls = 0;  ///< cycles beyond all that
 };
 
 /// ... of a body, and of its end.
@@ -179,17 +183,36 @@ bool depthwise(const Problem& problem) {
   return problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
 }
 
+/// Positions that share no cache set, if pixels are so far apart.
+double distinct_sets(std::int64_t pitch_bytes) {
+  return static_cast<double>(4096 / std::gcd(pitch_bytes, std::int64_t{4096}));
+}
+
+/// Of the load of a vector of one pixel.
+double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
+  const std::int64_t pitch = problem.src_pitch() * 4;
+  if (plan.panel || pitch < 2048) return 0;
+  const Axis axis = spatial_axes(problem)[2];
+  const double window =
+      static_cast<double>((axis.kernel - 1) * axis.dilation / axis.stride + plan.positions);
+  const double pages = pitch < 4096 ? 0.5 : 1;
+  const bool conflict = window / std::min(64.0, distinct_sets(pitch)) > 10;
+  return pages * ((in_loop ? kFarPixelInLoop : kFarPixel) + (conflict ? kConflictingPixel : 0));
+}
+
 /// Of the taps that the body spells out.
-StepCounts count_group_step(const Problem& problem, const Plan& plan, const TileBody& body) {
+StepCounts count_group_step(const Problem& problem, const Plan& plan, const TileBody& body,
+                            bool in_loop) {
   const Products products = count_products(body);
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const double load = problem.src_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  const double load = plan.panel || problem.src_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
   const double inputs = std::min(products.inputs, products.count);
   StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
   counts.loads = (inputs * (depthwise(problem) ? load : load + 1) + products.taps) * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
+  counts.stalls = inputs * vectors * pixel_stall(problem, plan, in_loop);
   return counts;
 }
 
@@ -199,18 +222,19 @@ void add_steps(StepCounts& counts, const StepCounts& more, double times) {
   counts.loads += times * more.loads;
   counts.chain += times * more.chain;
   counts.weight_bytes += times * more.weight_bytes;
+  counts.stalls += times * more.stalls;
 }
 
 BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
   const double store = problem.dst_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
   BodyCounts counts;
-  static_cast<StepCounts&>(counts) = count_group_step(problem, plan, body);
+  static_cast<StepCounts&>(counts) = count_group_step(problem, plan, body, false);
   int weights = most_weights_at_once(body);
   if (!body.loop.taps.empty()) {
     const TileBody loop = with_taps(body, body.loop), after = with_taps(body, body.after);
-    counts.trip = count_group_step(problem, plan, loop);
-    add_steps(counts, count_group_step(problem, plan, after), 1);
+    counts.trip = count_group_step(problem, plan, loop, true);
+    add_steps(counts, count_group_step(problem, plan, after, false), 1);
     weights = std::max({weights, most_weights_at_once(loop), most_weights_at_once(after)});
   }
   counts.accumulators = static_cast<int>(count_products(body).positions * vectors);
@@ -266,8 +290,7 @@ struct PlaneCosts {
 double pixel_conflict_cycles(const Problem& problem, const Plan& plan) {
   if (plan.family != Family::channel_lanes || problem.ic_per_group() < plan.lanes) return 0;
   const std::int64_t pitch = problem.src_pitch() * 4;
-  const auto sets = static_cast<double>(4096 / std::gcd(pitch, std::int64_t{4096}));
-  const double ways = plan.positions / sets;
+  const double ways = plan.positions / distinct_sets(pitch);
   if (ways > 11) return 2.0 * plan.positions;
   return ways > 7 ? 0.15 * plan.positions : 0;
 }
@@ -318,7 +341,7 @@ double step_cycles(const StepCounts& counts, const Plan& plan, double weight_byt
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
   const double exposed = weight_bytes_per_cycle < kL2BytesPerCycle ? 0.3 : 0;
   cycles = std::max(cycles, streaming) + exposed * std::min(cycles, streaming);
-  return cycles + kLoopCycles / plan.ic_unroll;
+  return cycles + counts.stalls + kLoopCycles / plan.ic_unroll;
 }
 
 /// Steps of the reduction that a body's code spells out.
@@ -328,6 +351,20 @@ double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
   if (plan.family == Family::group_lanes)
     return problem.groups > plan.channels && problem.groups % plan.channels != 0 ? 2 * ic : ic;
   return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
+}
+
+/// Pixels of a row that the items of the run copy into their panels.
+double copied_pixels(const Plan& plan, const Tiling& tiling, const TileRun& run) {
+  const double items = std::ceil(static_cast<double>(run.tiles) / plan.run);
+  return static_cast<double>(run.tiles) * tiling.width + items * reach(tiling, run);
+}
+
+double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
+  const std::int64_t pitch = problem.src_pitch() * 4;
+  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
+  const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplitLoad - 1;
+  const double far = pitch < 2048 ? 0 : pitch < 4096 ? kFarPanelPixel / 2 : kFarPanelPixel;
+  return kLoopCycles + vectors * (kPanelPixel / 2 + split + far);
 }
 
 }  // namespace
@@ -385,13 +422,15 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     cost.cycles += tap_rows * tiles *
                    (ic * (step_cycles(step, plan, weight_rate) + planes.input_step) + overhead);
     cost.cycles += rows * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
+    if (plan.panel && plan.family == Family::group_lanes)
+      cost.cycles += tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(problem, plan);
     fma_total += tap_rows * tiles * ic * step.fmas;
   }
   cost.cycles *= tiles_of_channels;
   if (problem.layout == Layout::nhwc)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
-  if (plan.panel) {
+  if (plan.panel && plan.family == Family::space_lanes) {
     // Once for all tiles of output channels.
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
     cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);

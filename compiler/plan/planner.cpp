@@ -248,7 +248,8 @@ void Planner::add_with_panel(Plan plan) {
   const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach) / plan.positions;
   if (tiles < 1) return;
   plan.panel = true;
-  plan.run = static_cast<int>(std::min<std::int64_t>(tiles, plan.run));
+  const std::int64_t most = innermost_.stride == 1 ? std::max(256 / plan.positions, 1) : plan.run;
+  plan.run = static_cast<int>(std::min(tiles, most));
   add(plan);
 }
 

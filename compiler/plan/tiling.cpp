@@ -232,6 +232,18 @@ TileBody with_taps(TileBody body, const TapBlock& block) {
   return body;
 }
 
+std::int32_t reach(const Tiling& tiling, const TileRun& run) {
+  const TileBody& body = tiling.bodies[static_cast<std::size_t>(run.body)];
+  const std::int32_t trip = tiling.loop_taps * tiling.tap_step;
+  const auto trips = static_cast<std::int32_t>(run.trips);
+  if (!body.after.taps.empty()) return body.after.taps.back().shift + trips * trip;
+  if (!body.loop.taps.empty()) return body.loop.taps.back().shift + (trips - 1) * trip;
+  std::int32_t furthest = 0;
+  for (const BodyPhase& phase : body.phases)
+    if (!phase.taps.empty()) furthest = std::max(furthest, phase.taps.back().shift);
+  return furthest;
+}
+
 Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
                    bool all_phases, std::int64_t max_run, std::int32_t loop_taps) {
   Tiling tiling;

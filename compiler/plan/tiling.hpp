@@ -77,6 +77,9 @@ struct Tiling {
 /// The body with the taps of `block` for its own.
 TileBody with_taps(TileBody body, const TapBlock& block);
 
+/// How far before relative input 0 of a tile the taps of the run reach.
+std::int32_t reach(const Tiling& tiling, const TileRun& run);
+
 /// `max_run`: longest run in tiles, so that runs can be shared out between threads.
 /// `loop_taps`: as in Tiling; not for all phases in a tile.
 Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
