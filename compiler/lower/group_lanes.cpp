@@ -46,6 +46,8 @@ class GroupLanes {
   void emit_vector(const std::vector<Product>& products, std::size_t v, std::int64_t ic,
                    const Mem& src, const Mem& weights);
   Reg load_index(std::int64_t ic);
+  Mem output(std::size_t position, std::size_t v);
+  void prefetch_outputs();
   void store();
   void store_vector(std::size_t v);
 
@@ -69,6 +71,7 @@ void GroupLanes::lower_body(const TileBody& body, std::int64_t groups) {
       acc_.push_back(builder_.vector());
       builder_.zero(acc_.back());
     }
+    if (plan_.prefetch) prefetch_outputs();
     nest_.begin_taps();
     emit_products(live_.products, body.group_taps);
     if (!live_.loop.empty()) {
@@ -148,6 +151,20 @@ void GroupLanes::emit_vector(const std::vector<Product>& products, std::size_t v
   }
 }
 
+Mem GroupLanes::output(std::size_t position, std::size_t v) {
+  Mem mem{nest_.dst_address(), kChannel, {}};
+  mem.delta[kChannel] =
+      static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * nest_.packed().oc);
+  mem.delta[kWidth] = live_.positions[position].output;
+  return mem;
+}
+
+/// Fetches the lines that store() will write to.
+void GroupLanes::prefetch_outputs() {
+  for (std::size_t v = 0; v < vectors_; ++v)
+    for (std::size_t p = 0; p < live_.positions.size(); ++p) builder_.prefetch(output(p, v), 1);
+}
+
 void GroupLanes::store() {
   for (std::size_t v = 0; v < vectors_; ++v) store_vector(v);
 }
@@ -155,12 +172,11 @@ void GroupLanes::store() {
 /// Adds the bias and stores vector v of each position. Without products the bias is all there is.
 void GroupLanes::store_vector(std::size_t v) {
   const Reg lanes = mask(groups_in(v) * nest_.packed().oc);
-  const auto channel =
-      static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * nest_.packed().oc);
   Reg bias = program::kNone;
   if (problem_.bias) {
     Mem mem{nest_.bias_address(), 0, {}};
-    mem.delta[0] = channel;
+    mem.delta[0] =
+        static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * nest_.packed().oc);
     bias = builder_.vector();
     builder_.load(bias, mem, lanes);
   } else if (acc_.empty()) {
@@ -168,12 +184,9 @@ void GroupLanes::store_vector(std::size_t v) {
     builder_.zero(bias);
   }
   for (std::size_t p = 0; p < live_.positions.size(); ++p) {
-    Mem mem{nest_.dst_address(), kChannel, {}};
-    mem.delta[kChannel] = channel;
-    mem.delta[kWidth] = live_.positions[p].output;
     if (!acc_.empty() && problem_.bias)
       builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
-    builder_.store(mem, acc_.empty() ? bias : acc(p, v), lanes);
+    builder_.store(output(p, v), acc_.empty() ? bias : acc(p, v), lanes);
   }
 }
 

@@ -25,7 +25,8 @@ constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadByte
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
 // Channels last, pixels that are pages apart: cycles of each load of one ...
 constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
-constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... and of copying one into a panel
+constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one into a panel
+constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
 constexpr double kBytesPerInstruction = 8.5;
 
 /// Instruction counts of one reduction step.
@@ -36,7 +37,8 @@ struct StepCounts {
 
 /// ... of a body, and of its end.
 struct BodyCounts : StepCounts {
-  StepCounts trip;  ///< of a loop over taps in the step
+  StepCounts trip;        ///< of a loop over taps in the step
+  double end_stalls = 0;  ///< cycles of the end
   double stores = 0, shuffles = 0;
   int accumulators = 0;
   int registers = 0;
@@ -237,9 +239,12 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
     add_steps(counts, count_group_step(problem, plan, after, false), 1);
     weights = std::max({weights, most_weights_at_once(loop), most_weights_at_once(after)});
   }
-  counts.accumulators = static_cast<int>(count_products(body).positions * vectors);
+  const double positions = count_products(body).positions;
+  counts.accumulators = static_cast<int>(positions * vectors);
   counts.registers = counts.accumulators + weights + (depthwise(problem) ? 1 : 2);
   counts.stores = counts.accumulators * store;
+  if (plan.prefetch && problem.dst_pitch() * 4 >= 1024)
+    counts.end_stalls = positions * kFarOutputPixel;
   return counts;
 }
 
@@ -417,7 +422,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     add_steps(step, counts.trip, trips);
     const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                        counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
-                       counts.stores * planes.store;
+                       counts.end_stalls + counts.stores * planes.store;
     const double overhead = kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
     cost.cycles += tap_rows * tiles *
                    (ic * (step_cycles(step, plan, weight_rate) + planes.input_step) + overhead);

@@ -48,6 +48,7 @@ class Planner {
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int panel_run(const Plan& plan) const;
+  [[nodiscard]] std::int64_t reach() const;
   [[nodiscard]] int cached_run(const Plan& plan) const;
   /// Of all taps of one tile of output channels.
   [[nodiscard]] std::int64_t weight_bytes(const Plan& plan) const {
@@ -78,8 +79,11 @@ int Planner::choose_unroll(double products_a_channel) const {
 
 void Planner::add(Plan plan) {
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
-  plan.prefetch = problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
-                  problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
+  plan.prefetch =
+      plan.family == Family::group_lanes
+          ? problem_.output_spatial() * problem_.out_channels * 4 > target_.l2_bytes / 2
+          : problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
+                problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
   const Tiling& tiles = tiling(plan);
   const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
   if (cost.vector_registers > target_.vector_registers) return;
@@ -137,12 +141,19 @@ int Planner::panel_run(const Plan& plan) const {
   return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, widest));
 }
 
-/// Tiles a run so that what the phases write between each other's pixels is still in the L2 cache.
+/// Inputs before the first one of a tile that its taps reach.
+std::int64_t Planner::reach() const {
+  return (innermost_.kernel - 1) * innermost_.dilation / innermost_.stride;
+}
+
+/// Tiles a run so that what the phases write between each other's pixels is still in the L2 cache,
+/// but not so few that a run reads much more than its own inputs.
 int Planner::cached_run(const Plan& plan) const {
   const std::int64_t tile_bytes =
       tile_width(plan) * innermost_.stride * problem_.dst_pitch() * std::int64_t{4};
-  return static_cast<int>(
-      std::clamp<std::int64_t>(target_.l2_bytes / 4 / tile_bytes, 1, Plan{}.run));
+  const std::int64_t tiles =
+      std::max(target_.l2_bytes / 4 / tile_bytes, 4 * reach() / plan.positions);
+  return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, Plan{}.run));
 }
 
 void Planner::add_space_lanes() {
@@ -243,9 +254,7 @@ void Planner::add_with_panel(Plan plan) {
   add(plan);
   const std::int64_t vectors = plan.channels / groups_a_vector(problem_, plan.lanes);
   const std::int64_t pixel = vectors * plan.lanes * 4 * tap_rows();
-  const std::int64_t reach =
-      (innermost_.kernel - 1) * innermost_.dilation / innermost_.stride + plan.positions;
-  const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach) / plan.positions;
+  const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach()) / plan.positions - 1;
   if (tiles < 1) return;
   plan.panel = true;
   const std::int64_t most = innermost_.stride == 1 ? std::max(256 / plan.positions, 1) : plan.run;
