@@ -187,7 +187,7 @@ void Nest::begin_stage() {
       outer_[a].row =
           builder_.coordinate(std::string("row_") + kAxisNames[a], Extent{outer_[a].rows, 0});
   Affine run;
-  if (tiling_.runs.size() > 1) {
+  if (tiling_.runs.size() != 1) {
     const auto count = static_cast<std::int64_t>(tiling_.runs.size());
     run = Affine::of(builder_.coordinate("run", Extent{count, 0}));
   }
