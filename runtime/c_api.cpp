@@ -263,8 +263,8 @@ convt_status_t convt_pack(const convt_kernel_t* kernel, const float* canonical, 
   });
 }
 
-size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads) {
-  return kernel == nullptr ? 0 : kernel->kernel.workspace_bytes(threads);
+size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads, int64_t batch) {
+  return kernel == nullptr ? 0 : kernel->kernel.workspace_bytes(threads, batch);
 }
 
 convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments_t* arguments) {

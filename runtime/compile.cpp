@@ -55,6 +55,18 @@ std::size_t workspace_bytes(const program::Program& program) {
   return static_cast<std::size_t>(bytes);
 }
 
+/// Bytes that each image takes in the staged tensors.
+StagedBytes staged_bytes(const program::Program& program) {
+  StagedBytes bytes;
+  for (const program::Buffer& buffer : program.buffers) {
+    if (!program::is_staged(buffer.kind)) continue;
+    const std::int64_t image = buffer.stride[static_cast<std::size_t>(buffer.batch_axis)];
+    (buffer.kind == program::BufferKind::staged_src ? bytes.src : bytes.dst) =
+        static_cast<std::size_t>(image * program::element_bytes(buffer.type));
+  }
+  return bytes;
+}
+
 RunStage make_run_stage(const program::Stage& stage) {
   RunStage run;
   for (const program::Coordinate& coordinate : stage.grid) {
@@ -116,6 +128,7 @@ class Compilation {
   const KernelKey& key_;
   const CompileContext& context_;
   std::shared_ptr<KernelState> kernel_;
+  std::size_t slice_bytes_ = 0;  ///< workspace of one task
   bool interpreted_ = false;
   std::vector<Candidate> candidates_;  ///< best first
 };
@@ -170,8 +183,7 @@ Status Compilation::use_given_plan() {
                                                   " lanes, but the target has " +
                                                   std::to_string(key_.target.lanes)};
   }
-  const PlanCost cost =
-      estimate_cost(key_.problem, key_.target, *plan, make_plan_tiling(key_.problem, *plan));
+  const PlanCost cost = estimate_cost(key_.problem, key_.target, *plan);
   if (cost.vector_registers > key_.target.vector_registers) {
     return Error{ErrorCode::unsupported, "plan: needs " + std::to_string(cost.vector_registers) +
                                              " vector registers, the target has " +
@@ -222,7 +234,8 @@ Status Compilation::build(const Candidate& candidate) {
   for (const program::Stage& stage : program->stages) {
     kernel_->stages.push_back(make_run_stage(stage));
   }
-  info().workspace_bytes = workspace_bytes(*program);
+  slice_bytes_ = workspace_bytes(*program);
+  kernel_->staged = staged_bytes(*program);
   if (!interpreted_) return generate_code(*program, candidate.plan);
   kernel_->program = std::make_unique<program::Program>(*std::move(program));
   return ok_status();
@@ -271,7 +284,9 @@ void Compilation::finish() {
   kernel.pool = context_.pool;
   // All slices there can be: those that no task uses cost address space only.
   kernel.workspaces =
-      std::make_unique<WorkspacePool>(info().workspace_bytes, WorkspacePool::kMaxSlices);
+      std::make_unique<WorkspacePool>(slice_bytes_, WorkspacePool::kMaxSlices);
+  if (kernel.staged.any()) kernel.staging = std::make_unique<StagingPool>();
+  info().workspace_bytes = kernel.workspaces->slice_bytes() + kernel.staged.total(1);
   info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
   info().backend = to_string(interpreted_ ? Backend::interpreter : Backend::xbyak);
   info().target = kernel.target.to_text();

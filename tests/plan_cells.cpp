@@ -132,7 +132,7 @@ class Search {
   }
 
   [[nodiscard]] bool fits(const Problem& problem, const Plan& plan) const {
-    const PlanCost cost = estimate_cost(problem, target_, plan, make_plan_tiling(problem, plan));
+    const PlanCost cost = estimate_cost(problem, target_, plan);
     return cost.vector_registers <= target_.vector_registers && cost.code_bytes < 50'000;
   }
 
@@ -170,8 +170,9 @@ std::string Cell::to_text() const {
 }
 
 Cell cell_of(const Problem& problem, const Plan& plan) {
-  const Axis innermost = spatial_axes(problem)[2];
-  const bool tail = plan.phases != Phases::row && has_space_tail(make_plan_tiling(problem, plan));
+  const Problem computed = compute_problem(problem, plan);
+  const Axis innermost = spatial_axes(computed)[2];
+  const bool tail = plan.phases != Phases::row && has_space_tail(make_plan_tiling(computed, plan));
   return {.family = plan.family,
           .phases = plan.phases,
           .panel = plan.panel,

@@ -40,7 +40,7 @@ void print_times(const Layer& layer, const KernelInfo& info, Machine* machine) {
 }
 
 void print_sizes(const KernelInfo& info) {
-  fmt::print("memory     packed weights {}, workspace {} a thread, code {}\n",
+  fmt::print("memory     packed weights {}, workspace {} (one image, one thread), code {}\n",
              bytes_text(info.packed_weights_bytes), bytes_text(info.workspace_bytes),
              bytes_text(info.code_bytes));
   const CompileTimes& t = info.times;

@@ -48,19 +48,40 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   return "unknown family";
 }
 
+/// Orders that change nothing, and tensors that have no contiguous axis to copy along.
+std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
+  if (innermost != kMaxRank - 1 && axes[innermost] == Axis{})
+    return "staging makes an axis of length 1 the innermost";
+  const Problem staged = compute_problem(problem, plan);
+  for (const Problem& side : {problem, staged}) {
+    const bool last = side.layout == Layout::nhwc;
+    if (last && ((side.in_channels == 1 && side.src_pitch() > 1) ||
+                 (side.out_channels == 1 && side.dst_pitch() > 1)))
+      return "staging is not for one channel of several, channels last";
+  }
+  return "";
+}
+
 }  // namespace
 
 Result<program::Program> lower(const Problem& user_problem, const Target& target,
                                const Plan& plan) {
-  const Problem problem = with_canonical_layout(user_problem);
+  const Problem problem = compute_problem(user_problem, plan);
   if (plan.lanes != target.lanes) {
     return Error{ErrorCode::unsupported, "plan has " + std::to_string(plan.lanes) +
                                              " lanes, target has " + std::to_string(target.lanes)};
   }
   if (const std::string misfit = find_misfit(problem, plan); !misfit.empty())
     return Error{ErrorCode::unsupported, "plan: " + misfit};
-  program::Builder builder(problem.to_text(), target.lanes, target.vector_registers,
+  if (plan.staging.used) {
+    if (const std::string misfit = find_staging_misfit(user_problem, plan); !misfit.empty())
+      return Error{ErrorCode::unsupported, "plan: " + misfit};
+  }
+  program::Builder builder(user_problem.to_text(), target.lanes, target.vector_registers,
                            target.mask_registers);
+  if (plan.staging.used) lowering::lower_reorder_src(user_problem, problem, plan, builder);
   switch (plan.family) {
     case Family::channel_lanes:
       lowering::lower_channel_lanes(problem, plan, builder);
@@ -75,7 +96,8 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
       lowering::lower_group_lanes(problem, plan, builder);
       break;
   }
-  lowering::lower_zero_tail(problem, target.lanes, builder);
+  lowering::lower_zero_tail(problem, plan, builder);
+  if (plan.staging.used) lowering::lower_reorder_dst(user_problem, problem, plan, builder);
   return builder.finish();
 }
 

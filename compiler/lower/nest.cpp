@@ -48,6 +48,11 @@ Buffer make_tensor(BufferKind kind, const char* name, Layout layout, std::int64_
   return buffer;
 }
 
+std::array<std::int64_t, kMaxRank> lengths(const Problem& problem, std::int64_t Axis::*length) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  return {axes[0].*length, axes[1].*length, axes[2].*length};
+}
+
 Buffer make_vector(BufferKind kind, const char* name, std::int64_t extent) {
   Buffer buffer;
   buffer.kind = kind;
@@ -78,12 +83,23 @@ constexpr std::array<char, kMaxRank> kAxisNames{'d', 'h', 'w'};
 
 }  // namespace
 
+Buffer make_src(const Problem& problem, BufferKind kind) {
+  return make_tensor(kind, kind == BufferKind::src ? "src" : "staged_src", problem.layout,
+                     problem.in_channels, problem.src_pitch(), lengths(problem, &Axis::input));
+}
+
+Buffer make_dst(const Problem& problem, BufferKind kind) {
+  return make_tensor(kind, kind == BufferKind::dst ? "dst" : "staged_dst", problem.layout,
+                     problem.out_channels, problem.dst_pitch(), lengths(problem, &Axis::output));
+}
+
 Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
     : problem_(problem),
       builder_(builder),
       axes_(spatial_axes(problem)),
-      packed_(make_packed_layout(problem, plan)),
+      packed_(make_compute_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)),
+      staged_(plan.staging.used),
       rows_by_phase_(plan.rows_by_phase),
       panel_(plan.panel),
       lanes_(plan.lanes) {
@@ -141,15 +157,8 @@ Nest::ChannelTiles Nest::channel_tiles() const {
 }
 
 void Nest::declare_buffers() {
-  std::array<std::int64_t, kMaxRank> in{}, out{};
-  for (std::size_t a = 0; a < kMaxRank; ++a) {
-    in[a] = axes_[a].input;
-    out[a] = axes_[a].output;
-  }
-  src_ = builder_.buffer(make_tensor(BufferKind::src, "src", problem_.layout, problem_.in_channels,
-                                     problem_.src_pitch(), in));
-  Buffer dst = make_tensor(BufferKind::dst, "dst", problem_.layout, problem_.out_channels,
-                           problem_.dst_pitch(), out);
+  src_ = builder_.buffer(make_src(problem_, staged_ ? BufferKind::staged_src : BufferKind::src));
+  Buffer dst = make_dst(problem_, staged_ ? BufferKind::staged_dst : BufferKind::dst);
   if (contiguous_rows_) {
     dst.extent[kWidth] *= dst.extent[kChannel];
     dst.extent[kChannel] = 1;

@@ -38,6 +38,10 @@ using program::ScalarId;
 /// Axes of src and dst buffers, whatever the layout in memory.
 enum TensorAxis : std::uint8_t { kBatch, kChannel, kDepth, kHeight, kWidth };
 
+/// The tensors x and y of a problem, axes as TensorAxis says.
+program::Buffer make_src(const Problem& problem, program::BufferKind kind);
+program::Buffer make_dst(const Problem& problem, program::BufferKind kind);
+
 class Nest {
  public:
   Nest(const Problem& problem, const Plan& plan, Builder& builder);
@@ -158,6 +162,7 @@ class Nest {
   std::array<Axis, kMaxRank> axes_;
   PackedLayout packed_;
   Tiling tiling_;
+  bool staged_;
   bool rows_by_phase_;
   std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row
   std::size_t outer_count_ = 2;

@@ -27,6 +27,7 @@ constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line i
 constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
 constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one into a panel
 constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
+constexpr double kSquareCycles = 55;  // transposing lanes x lanes elements from memory to memory
 constexpr double kBytesPerInstruction = 8.5;
 
 /// Instruction counts of one reduction step.
@@ -337,6 +338,18 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   return costs;
 }
 
+double tensor_bytes(const Problem& problem) {
+  return 4.0 * static_cast<double>(problem.in_channels * problem.input_spatial() +
+                                   problem.out_channels * problem.output_spatial() +
+                                   problem.weights_count());
+}
+
+/// Bytes a cycle of so many bytes that are worked on again and again.
+double memory_rate(const Target& target, double bytes) {
+  return bytes < static_cast<double>(target.l3_bytes) ? kL3ReadBytesPerCycle
+                                                      : kMemoryReadBytesPerCycle;
+}
+
 double step_cycles(const StepCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
   const double fma_cycles = counts.fmas / kFmaPerCycle, load_cycles = counts.loads / kLoadsPerCycle;
   // Near both limits the ports are not shared out perfectly.
@@ -442,6 +455,44 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
   }
   fma_total *= tiles_of_channels * plan.lanes;
   cost.useful_lanes = fma_total > 0 ? static_cast<double>(problem.live_macs()) / fma_total : 1;
+  return cost;
+}
+
+double roofline_cycles(const Problem& problem, const Target& target) {
+  const double fmas = static_cast<double>(problem.live_macs()) / target.lanes;
+  const double bytes = tensor_bytes(problem);
+  return std::max(fmas / kFmaPerCycle, bytes / memory_rate(target, bytes));
+}
+
+double estimate_staging_cycles(const Problem& problem, const Target& target, const Plan& plan) {
+  if (!plan.staging.used) return 0;
+  const auto axes = spatial_axes(problem);
+  const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
+  const auto reorder = [&](std::int64_t channels, std::int64_t Axis::*length) {
+    const auto lanes = static_cast<double>(target.lanes);
+    const auto spatial =
+        static_cast<double>((axes[0].*length) * (axes[1].*length) * (axes[2].*length));
+    const auto row = static_cast<double>(axes[innermost].*length);
+    const auto across = static_cast<double>(channels);
+    const bool same_layout = plan.staging.layout == problem.layout;
+    // The contiguous axes of either side: squares of lanes x lanes elements.
+    double one = across, other = same_layout ? row : spatial;
+    if (same_layout && problem.layout == Layout::nchw) one = spatial / row;
+    if (!same_layout && innermost != kMaxRank - 1) other = row;
+    if (same_layout && problem.layout == Layout::nhwc)
+      return 3 * std::ceil(across / lanes) * spatial;
+    const double squares = std::ceil(one / lanes) * std::ceil(other / lanes);
+    return kSquareCycles * squares * spatial * across / (one * other);
+  };
+  const double bytes = tensor_bytes(problem);
+  return reorder(problem.in_channels, &Axis::input) + reorder(problem.out_channels, &Axis::output) +
+         2 * bytes / memory_rate(target, 2 * bytes);
+}
+
+PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan) {
+  const Problem computed = compute_problem(problem, plan);
+  PlanCost cost = estimate_cost(computed, target, plan, make_plan_tiling(computed, plan));
+  cost.cycles += estimate_staging_cycles(problem, target, plan);
   return cost;
 }
 

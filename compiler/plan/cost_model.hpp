@@ -21,9 +21,18 @@ struct PlanCost {
   int vector_registers = 0;  ///< needed by the widest body
 };
 
-/// `tiling` is make_uncut_tiling(problem, plan).
+/// `problem` is what the plan's kernel computes, `tiling` is make_uncut_tiling(problem, plan).
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
                        const Tiling& tiling);
+
+/// Of the whole plan, staging included. `problem` is the user's.
+PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan);
+
+/// What the plan's staging costs; 0 without. `problem` is the user's.
+double estimate_staging_cycles(const Problem& problem, const Target& target, const Plan& plan);
+
+/// What no plan can beat: arithmetic at the FMA peak, or the tensors once through the caches.
+double roofline_cycles(const Problem& problem, const Target& target);
 
 /// Cycles a microsecond that predictions assume; only ratios of predictions matter to the planner.
 inline constexpr double kCyclesPerMicrosecond = 4000;

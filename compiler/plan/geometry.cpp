@@ -49,6 +49,36 @@ Problem with_canonical_layout(Problem problem) {
   return problem;
 }
 
+std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order) {
+  switch (order) {
+    case AxisOrder::dhw:
+      return {0, 1, 2};
+    case AxisOrder::dwh:
+      return {0, 2, 1};
+    case AxisOrder::hwd:
+      return {1, 2, 0};
+  }
+  return {0, 1, 2};
+}
+
+Problem compute_problem(const Problem& problem, const Plan& plan) {
+  if (!plan.staging.used) return with_canonical_layout(problem);
+  Problem staged = problem;
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  const std::array<std::size_t, kMaxRank> order = axes_in_order(plan.staging.order);
+  staged.rank = kMaxRank;
+  for (std::size_t a = 0; a < kMaxRank; ++a) staged.axes[a] = axes[order[a]];
+  staged.layout = plan.staging.layout;
+  // Channels last, every pixel begins a vector.
+  const auto pitch = [&](std::int64_t channels) {
+    return staged.layout == Layout::nchw ? 0
+                                         : (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
+  };
+  staged.src_channel_pitch = pitch(problem.in_channels);
+  staged.dst_channel_pitch = pitch(problem.out_channels);
+  return staged;
+}
+
 std::int32_t tile_width(const Plan& plan) {
   return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
 }
@@ -83,6 +113,12 @@ Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
+  PackedLayout layout = make_compute_layout(compute_problem(problem, plan), plan);
+  if (plan.staging.used) layout.axis_order = axes_in_order(plan.staging.order);
+  return layout;
+}
+
+PackedLayout make_compute_layout(const Problem& problem, const Plan& plan) {
   PackedLayout layout;
   layout.groups = problem.groups;
   layout.ic = problem.ic_per_group();

@@ -19,6 +19,13 @@ std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
 /// channel are channels first.
 Problem with_canonical_layout(Problem problem);
 
+/// Which of d, h, w stands at each place of an order.
+std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order);
+
+/// What the plan's kernel computes: `problem` in its canonical layout, or as staged. The functions
+/// below that take a problem and a plan mean this one.
+Problem compute_problem(const Problem& problem, const Plan& plan);
+
 /// Positions q a tile of the plan is wide.
 std::int32_t tile_width(const Plan& plan);
 
@@ -31,5 +38,8 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
 
 /// The same with runs as long as they come: what costs are estimated from.
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan);
+
+/// Where the plan's kernel reads the weights.
+PackedLayout make_compute_layout(const Problem& problem, const Plan& plan);
 
 }  // namespace convt

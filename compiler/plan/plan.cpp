@@ -1,5 +1,6 @@
 #include "compiler/plan/plan.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <functional>
 
@@ -11,6 +12,8 @@ namespace {
 constexpr std::array<const char*, 4> kFamilies{"channel_lanes", "space_lanes", "reduction_lanes",
                                                "group_lanes"};
 constexpr std::array<const char*, 3> kPhases{"one", "all", "row"};
+
+constexpr std::array<const char*, 3> kAxisOrders{"dhw", "dwh", "hwd"};
 
 template <std::size_t N>
 int find_name(const std::array<const char*, N>& names, std::string_view text) {
@@ -39,6 +42,23 @@ bool parse_int(std::string_view text, int least, int& value) {
          value <= 4096;
 }
 
+/// "none", or the staged layout and order of axes: "nhwc:dhw".
+std::string staging_text(const Staging& staging) {
+  if (!staging.used) return "none";
+  return std::string(to_string(staging.layout)) + ":" +
+         kAxisOrders[static_cast<std::size_t>(staging.order)];
+}
+
+bool parse_staging(std::string_view text, Staging& staging) {
+  staging = {};
+  if (text == "none") return true;
+  const std::string_view layout = text.substr(0, text.find(':'));
+  const int order = find_name(kAxisOrders, text.substr(std::min(text.size(), layout.size() + 1)));
+  if (order < 0 || (layout != "nchw" && layout != "nhwc")) return false;
+  staging = {true, layout == "nhwc" ? Layout::nhwc : Layout::nchw, static_cast<AxisOrder>(order)};
+  return true;
+}
+
 }  // namespace
 
 const char* to_string(Family family) { return kFamilies[static_cast<std::size_t>(family)]; }
@@ -50,7 +70,8 @@ std::string Plan::to_text() const {
          " ic_unroll=" + std::to_string(ic_unroll) +
          " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
          " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0") +
-         (tap_unroll != 0 ? " tap_unroll=" + std::to_string(tap_unroll) : "");
+         (tap_unroll != 0 ? " tap_unroll=" + std::to_string(tap_unroll) : "") +
+         " staging=" + staging_text(staging);
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -78,6 +99,11 @@ Result<Plan> parse_plan(std::string_view text) {
     if (key == "prefetch" || key == "panel") {
       if (value != "0" && value != "1") return bad("expected 0 or 1, got", word);
       (key == "panel" ? plan.panel : plan.prefetch) = value == "1";
+      continue;
+    }
+    if (key == "staging") {
+      if (!parse_staging(value, plan.staging))
+        return bad("staging must be none or layout:order such as nhwc:dhw, got", value);
       continue;
     }
     int* field = key == "lanes"        ? &plan.lanes

@@ -30,6 +30,19 @@ enum class Phases : std::uint8_t {
   row,  ///< one output, its live taps from a table in a run-time loop: any kernel, any stride
 };
 
+/// Spatial axes from the outermost to the innermost.
+enum class AxisOrder : std::uint8_t { dhw, dwh, hwd };
+
+/// x and y in another order in memory: a first stage copies x to it, the kernel computes there, a
+/// last stage copies y back. For tensors whose own order suits no family: short rows, few channels
+/// side by side.
+struct Staging {
+  bool used = false;
+  Layout layout = Layout::nchw;
+  AxisOrder order = AxisOrder::dhw;
+  bool operator==(const Staging&) const = default;
+};
+
 struct Plan {
   Family family = Family::channel_lanes;
   int lanes = 16;
@@ -51,6 +64,7 @@ struct Plan {
   /// Copy the input rows of an item side by side first: channels first, planes lie pages apart and,
   /// when they are multiples of 4 KiB, push each other out of the cache.
   bool panel = false;
+  Staging staging;
   bool operator==(const Plan&) const = default;
 
   /// "channel_lanes lanes=16 phases=one channels=64 positions=6 ic_unroll=2 rows=phase prefetch=0"

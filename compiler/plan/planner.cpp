@@ -16,13 +16,19 @@ namespace {
 
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
+constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
 constexpr int kTapUnroll = 8;                // what a loop over more taps unrolls
 
 class Planner {
  public:
-  Planner(const Problem& problem, const Target& target)
-      : problem_(problem), target_(target), innermost_(spatial_axes(problem)[2]) {}
+  /// `problem` is the user's.
+  Planner(const Problem& problem, const Target& target, const Staging& staging)
+      : base_(base_plan(target, staging)),
+        problem_(compute_problem(problem, base_)),
+        target_(target),
+        staging_cycles_(estimate_staging_cycles(problem, target, base_)),
+        innermost_(spatial_axes(problem_)[2]) {}
 
   std::vector<PlanReport::Candidate> candidates() {
     add_channel_lanes();
@@ -31,12 +37,16 @@ class Planner {
       add_reduction_lanes();
       add_group_lanes();
     }
-    std::sort(found_.begin(), found_.end(),
-              [](const auto& a, const auto& b) { return a.predicted_us < b.predicted_us; });
     return std::move(found_);
   }
 
  private:
+  static Plan base_plan(const Target& target, const Staging& staging) {
+    Plan plan;
+    plan.lanes = target.lanes;
+    plan.staging = staging;
+    return plan;
+  }
   void add_channel_lanes();
   void add_space_lanes();
   void add_reduction_lanes();
@@ -56,9 +66,11 @@ class Planner {
   }
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
 
-  const Problem& problem_;
+  const Plan base_;
+  const Problem problem_;  ///< what the plans' kernels compute
   const Target& target_;
-  Axis innermost_;
+  const double staging_cycles_;
+  const Axis innermost_;
   std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
@@ -88,7 +100,8 @@ void Planner::add(Plan plan) {
   const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
   if (cost.vector_registers > target_.vector_registers) return;
   if (cost.code_bytes > kMaxCodeBytes) return;
-  found_.push_back({plan, cost.cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
+  const double cycles = cost.cycles + staging_cycles_;
+  found_.push_back({plan, cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
 }
 
 void Planner::add_channel_lanes() {
@@ -97,9 +110,8 @@ void Planner::add_channel_lanes() {
       static_cast<int>(std::min<std::int64_t>((oc + target_.lanes - 1) / target_.lanes, 8));
   const auto stride = static_cast<int>(std::min<std::int64_t>(innermost_.stride, 64));
   for (int vectors = 1; vectors <= all_vectors; ++vectors) {
-    Plan plan;
+    Plan plan = base_;
     plan.family = Family::channel_lanes;
-    plan.lanes = target_.lanes;
     plan.channels = vectors * target_.lanes;
     plan.phases = Phases::row;
     plan.ic_unroll = choose_unroll(vectors);
@@ -168,9 +180,8 @@ void Planner::add_space_lanes() {
     for (int vectors = 1; vectors <= 4; ++vectors)
       for (int channels = 1; channels <= oc; ++channels) {
         if (channels * vectors * phases_a_tile > target_.vector_registers - 3) break;
-        Plan plan;
+        Plan plan = base_;
         plan.family = Family::space_lanes;
-        plan.lanes = target_.lanes;
         plan.phases = phases;
         plan.channels = channels;
         plan.positions = vectors;
@@ -211,9 +222,8 @@ void Planner::add_reduction_lanes() {
   if (problem_.ic_per_group() < target_.lanes / 4) return;
   const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 8);
   for (int channels = 1; channels <= oc; ++channels) {
-    Plan plan;
+    Plan plan = base_;
     plan.family = Family::reduction_lanes;
-    plan.lanes = target_.lanes;
     plan.channels = channels;
     add_positions(plan, channels, 3);
     plan.phases = Phases::row;
@@ -226,9 +236,8 @@ void Planner::add_group_lanes() {
   if (problem_.groups == 1 || per_vector < 2) return;
   for (int vectors = 1; vectors <= 6; ++vectors) {
     if (vectors > 1 && (vectors - 1) * per_vector >= problem_.groups) break;
-    Plan plan;
+    Plan plan = base_;
     plan.family = Family::group_lanes;
-    plan.lanes = target_.lanes;
     plan.channels = vectors * per_vector;
     add_positions(plan, vectors, 2);
     add_tap_loops(plan, vectors);
@@ -277,6 +286,44 @@ Status check_lengths(const Problem& problem) {
   return ok_status();
 }
 
+/// Where the tensors' own order suits no family, a staged one may: channels in the other place, the
+/// longest axis innermost.
+std::vector<Staging> other_orders(const Problem& problem) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  AxisOrder longest = AxisOrder::dhw;
+  for (const AxisOrder order : {AxisOrder::dwh, AxisOrder::hwd}) {
+    const auto length = [&](AxisOrder of) { return axes[axes_in_order(of)[kMaxRank - 1]].output; };
+    if (length(order) > length(longest)) longest = order;
+  }
+  std::vector<Staging> orders;
+  const bool last = problem.layout == Layout::nhwc;
+  const bool several = problem.in_channels > 1 && problem.out_channels > 1;
+  if (last && (!several && problem.src_pitch() + problem.dst_pitch() > 2)) return orders;
+  if (several || last) orders.push_back({true, last ? Layout::nchw : Layout::nhwc, AxisOrder::dhw});
+  if (longest == AxisOrder::dhw) return orders;
+  orders.push_back({true, Layout::nchw, longest});
+  if (several) orders.push_back({true, Layout::nhwc, longest});
+  return orders;
+}
+
+/// All candidates, best first.
+std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const Target& target) {
+  std::vector<PlanReport::Candidate> candidates = Planner(problem, target, {}).candidates();
+  const auto is_faster = [](const auto& a, const auto& b) {
+    return a.predicted_us < b.predicted_us;
+  };
+  const auto best = std::min_element(candidates.begin(), candidates.end(), is_faster);
+  const double limit_us = roofline_cycles(problem, target) / kCyclesPerMicrosecond;
+  if (best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us) {
+    for (const Staging& staging : other_orders(problem)) {
+      auto staged = Planner(problem, target, staging).candidates();
+      candidates.insert(candidates.end(), staged.begin(), staged.end());
+    }
+  }
+  std::sort(candidates.begin(), candidates.end(), is_faster);
+  return candidates;
+}
+
 std::string percent(double share) { return std::to_string(std::lround(share * 100)) + "%"; }
 
 }  // namespace
@@ -285,7 +332,7 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
                                const PlanOptions& options) {
   const Problem problem = with_canonical_layout(user_problem);
   if (Status status = check_lengths(problem); !status.ok()) return status.error();
-  std::vector<PlanReport::Candidate> candidates = Planner(problem, target).candidates();
+  std::vector<PlanReport::Candidate> candidates = find_candidates(problem, target);
   if (candidates.empty())
     return Error{ErrorCode::unsupported, "no plan fits the target: " + problem.to_text()};
   if (options.strict && candidates.front().useful_lanes < 0.25) {

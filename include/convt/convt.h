@@ -201,8 +201,8 @@ typedef struct convt_run_arguments {
 #define CONVT_RUN_ARGUMENTS_INIT \
   { sizeof(convt_run_arguments_t), 1, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, 0 }
 
-/* Bytes of workspace that let a run use `threads` threads; 0 for most kernels. */
-size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads);
+/* Bytes of workspace that let a run of `batch` images use `threads` threads; 0 for most kernels. */
+size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads, int64_t batch);
 
 /* Computes y. Re-entrant; machine code allocates nothing unless it is refused. Errors, before a
  * byte is written: INVALID_ARGUMENT if a pointer is missing (or a bias given that the layer has
