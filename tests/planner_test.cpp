@@ -30,6 +30,7 @@ Plan random_plan(std::mt19937& random) {
   plan.channels = 1 + below(200);
   plan.positions = 1 + below(40);
   plan.ic_unroll = 1 + below(8);
+  plan.tap_unroll = below(17);
   plan.rows_by_phase = below(2) == 0;
   plan.prefetch = below(2) == 0;
   plan.run = 1 + below(100);

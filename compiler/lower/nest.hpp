@@ -82,6 +82,10 @@ class Nest {
 
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
+  /// The body's loop over taps. Addresses made inside are of the trip's first tap, those made after
+  /// it (up to end_taps()) count from its last.
+  void begin_tap_trips();
+  void end_tap_trips();
 
   /// Channels of a full tile, and of the smallest one: what every tile has.
   [[nodiscard]] std::int64_t tile_channels() const {
@@ -118,6 +122,10 @@ class Nest {
 
   /// src at (channel ic of the group, this tap row, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
+  /// Several groups in the lanes: first channel of vector v from src_address(), and the lanes to
+  /// load for so many groups in it.
+  [[nodiscard]] std::int32_t src_channel(std::size_t v) const;
+  [[nodiscard]] std::int64_t src_lanes(std::int64_t groups) const;
   /// weights at (tile, tap row, block of ic, first tap of the body's group, first oc).
   [[nodiscard]] AddressId weights_address(const Affine& ic_block, std::int32_t group_taps);
   /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
@@ -157,10 +165,12 @@ class Nest {
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
   void begin_tap_loop(OuterAxis& axis, const std::string& name);
   void bind_images();
-  void bind_runs();
+  void bind_runs(const Affine& row);
   void bind_tail_tile();
   void declare_panel();
   void copy_panel();
+  void copy_pixels();
+  [[nodiscard]] bool tiles_of_groups() const { return packed_.groups_a_tile > 1; }
   void copy_rows(std::int64_t columns);
 
   const Problem& problem_;
@@ -182,6 +192,9 @@ class Nest {
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   Affine run_output_, run_input_, run_group_;
+  Affine run_tap_, run_trips_;
+  ScalarId run_trips_scalar_ = program::kNone;
+  Affine looped_taps_;  ///< of the body's loop over taps, before the taps at hand
   Affine tile_;
 
   /// The part of an input row that a run reads, as far as it exists.
@@ -197,6 +210,7 @@ class Nest {
   std::vector<std::int64_t> panel_counts_;  ///< distinct counts of columns
   ScalarId panel_kind_ = program::kNone;    ///< which of them the run at hand has
   Affine panel_src_, panel_dst_;
+  ScalarId panel_count_ = program::kNone;  ///< columns to copy for the run at hand
 };
 
 }  // namespace convt::lowering

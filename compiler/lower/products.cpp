@@ -20,11 +20,11 @@ void repeat(BodyProducts& body, int images) {
       body.products.back().position += static_cast<std::size_t>(image) * positions;
     }
   }
+  std::stable_sort(body.products.begin(), body.products.end(),
+                   [](const Product& a, const Product& b) { return a.place < b.place; });
 }
 
-}  // namespace
-
-BodyProducts collect_products(const TileBody& body, std::int64_t stride, int images) {
+BodyProducts collect_spelt_out(const TileBody& body, std::int64_t stride) {
   BodyProducts result;
   for (const BodyPhase& phase : body.phases)
     for (std::int32_t q = phase.valid_begin; q < phase.valid_end; ++q)
@@ -35,10 +35,20 @@ BodyProducts collect_products(const TileBody& body, std::int64_t stride, int ima
     for (const BodyTap& tap : result.positions[p].phase->taps)
       if (const std::int32_t input = result.positions[p].q - tap.shift; body.input_exists(input))
         result.products.push_back({p, tap.place, tap.shift, input});
-  repeat(result, images);
   std::sort(result.products.begin(), result.products.end(), [](const Product& a, const Product& b) {
-    return std::tie(a.place, a.image, a.input) < std::tie(b.place, b.image, b.input);
+    return std::tie(a.place, a.input) < std::tie(b.place, b.input);
   });
+  return result;
+}
+
+}  // namespace
+
+BodyProducts collect_products(const TileBody& body, std::int64_t stride, int images) {
+  BodyProducts result = collect_spelt_out(body, stride);
+  if (images > 1) repeat(result, images);
+  if (body.loop.taps.empty()) return result;
+  result.loop = collect_spelt_out(with_taps(body, body.loop), stride).products;
+  result.after = collect_spelt_out(with_taps(body, body.after), stride).products;
   return result;
 }
 

@@ -29,8 +29,10 @@ struct Product {
 struct BodyProducts {
   std::vector<Position> positions;  ///< ascending image, then output
   std::vector<Product> products;    ///< ascending place, then image, then input
+  std::vector<Product> loop, after;  ///< those of the body's blocks of that name
 };
 
+/// Of `images` images side by side (bodies without a loop over taps).
 BodyProducts collect_products(const TileBody& body, std::int64_t stride, int images = 1);
 
 }  // namespace convt::lowering

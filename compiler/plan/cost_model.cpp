@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
+constexpr double kSplitLoad = 1.9;   // unaligned vectors mostly straddle two cache lines
 constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;   // pointers and counters of one tile
 constexpr double kItemCycles = 40;   // scalars of one work item
@@ -22,12 +23,23 @@ constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCy
 constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4;
 constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
+// Channels last, pixels that are pages apart: cycles of each load of one ...
+constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
+constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one into a panel
+constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
 constexpr double kSquareCycles = 55;  // transposing lanes x lanes elements from memory to memory
 constexpr double kBytesPerInstruction = 8.5;
 
-/// Instruction counts of one reduction step of a body, and of its end.
-struct BodyCounts {
+/// Instruction counts of one reduction step.
+struct StepCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
+  double stalls = 0;  ///< cycles beyond all that
+};
+
+/// ... of a body, and of its end.
+struct BodyCounts : StepCounts {
+  StepCounts trip;        ///< of a loop over taps in the step
+  double end_stalls = 0;  ///< cycles of the end
   double stores = 0, shuffles = 0;
   int accumulators = 0;
   int registers = 0;
@@ -155,18 +167,88 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const
   return counts;
 }
 
-BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+/// Weights that are in registers at a time when inputs are taken from left to right.
+int most_weights_at_once(const TileBody& body) {
+  std::vector<std::pair<std::int32_t, int>> changes;  // input, weights that come or go
+  for (const BodyPhase& phase : body.phases) {
+    for (const BodyTap& tap : phase.taps) {
+      const std::int32_t begin = std::max(phase.valid_begin - tap.shift, body.input_begin);
+      const std::int32_t end = std::min(phase.valid_end - tap.shift, body.input_end);
+      if (end - begin < 2) continue;
+      changes.emplace_back(begin, 1);
+      changes.emplace_back(end, -1);
+    }
+  }
+  std::sort(changes.begin(), changes.end());
+  int weights = 0, most = 0;
+  for (const auto& [input, change] : changes) most = std::max(most, weights += change);
+  return most;
+}
+
+bool depthwise(const Problem& problem) {
+  return problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
+}
+
+/// Positions that share no cache set, if pixels are so far apart.
+double distinct_sets(std::int64_t pitch_bytes) {
+  return static_cast<double>(4096 / std::gcd(pitch_bytes, std::int64_t{4096}));
+}
+
+/// Of the load of a vector of one pixel.
+double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
+  const std::int64_t pitch = problem.src_pitch() * 4;
+  if (plan.panel || pitch < 2048) return 0;
+  const Axis axis = spatial_axes(problem)[2];
+  const double window =
+      static_cast<double>((axis.kernel - 1) * axis.dilation / axis.stride + plan.positions);
+  const double pages = pitch < 4096 ? 0.5 : 1;
+  const bool conflict = window / std::min(64.0, distinct_sets(pitch)) > 10;
+  return pages * ((in_loop ? kFarPixelInLoop : kFarPixel) + (conflict ? kConflictingPixel : 0));
+}
+
+/// Of the taps that the body spells out.
+StepCounts count_group_step(const Problem& problem, const Plan& plan, const TileBody& body,
+                            bool in_loop) {
   const Products products = count_products(body);
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const bool depthwise = problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
-  BodyCounts counts;
-  counts.accumulators = static_cast<int>(products.positions * vectors);
+  const double load = plan.panel || problem.src_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  const double inputs = std::min(products.inputs, products.count);
+  StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = (products.inputs * (depthwise ? 1 : 3) + products.taps) * vectors;
+  counts.loads = (inputs * (depthwise(problem) ? load : load + 1) + products.taps) * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
-  counts.registers = counts.accumulators + body.group_taps + (depthwise ? 2 : 3);
-  counts.stores = products.positions * vectors;
+  counts.stalls = inputs * vectors * pixel_stall(problem, plan, in_loop);
+  return counts;
+}
+
+/// `counts` and `times` `more`.
+void add_steps(StepCounts& counts, const StepCounts& more, double times) {
+  counts.fmas += times * more.fmas;
+  counts.loads += times * more.loads;
+  counts.chain += times * more.chain;
+  counts.weight_bytes += times * more.weight_bytes;
+  counts.stalls += times * more.stalls;
+}
+
+BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
+  const double store = problem.dst_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  BodyCounts counts;
+  static_cast<StepCounts&>(counts) = count_group_step(problem, plan, body, false);
+  int weights = most_weights_at_once(body);
+  if (!body.loop.taps.empty()) {
+    const TileBody loop = with_taps(body, body.loop), after = with_taps(body, body.after);
+    counts.trip = count_group_step(problem, plan, loop, true);
+    add_steps(counts, count_group_step(problem, plan, after, false), 1);
+    weights = std::max({weights, most_weights_at_once(loop), most_weights_at_once(after)});
+  }
+  const double positions = count_products(body).positions;
+  counts.accumulators = static_cast<int>(positions * vectors);
+  counts.registers = counts.accumulators + weights + (depthwise(problem) ? 1 : 2);
+  counts.stores = counts.accumulators * store;
+  if (plan.prefetch && problem.dst_pitch() * 4 >= 1024)
+    counts.end_stalls = positions * kFarOutputPixel;
   return counts;
 }
 
@@ -217,8 +299,7 @@ struct PlaneCosts {
 double pixel_conflict_cycles(const Problem& problem, const Plan& plan) {
   if (plan.family != Family::channel_lanes || problem.ic_per_group() < plan.lanes) return 0;
   const std::int64_t pitch = problem.src_pitch() * 4;
-  const auto sets = static_cast<double>(4096 / std::gcd(pitch, std::int64_t{4096}));
-  const double ways = plan.positions / sets;
+  const double ways = plan.positions / distinct_sets(pitch);
   if (ways > 11) return 2.0 * plan.positions;
   return ways > 7 ? 0.15 * plan.positions : 0;
 }
@@ -272,7 +353,7 @@ double memory_rate(const Target& target, double bytes) {
                                                       : kMemoryReadBytesPerCycle;
 }
 
-double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
+double step_cycles(const StepCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
   const double fma_cycles = counts.fmas / kFmaPerCycle, load_cycles = counts.loads / kLoadsPerCycle;
   // Near both limits the ports are not shared out perfectly.
   double cycles = std::max({fma_cycles, load_cycles, kPortSharing * (fma_cycles + load_cycles)});
@@ -281,7 +362,7 @@ double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_byt
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
   const double exposed = weight_bytes_per_cycle < kL2BytesPerCycle ? 0.3 : 0;
   cycles = std::max(cycles, streaming) + exposed * std::min(cycles, streaming);
-  return cycles + kLoopCycles / plan.ic_unroll;
+  return cycles + counts.stalls + kLoopCycles / plan.ic_unroll;
 }
 
 /// Steps of the reduction that a body's code spells out.
@@ -291,6 +372,20 @@ double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
   if (plan.family == Family::group_lanes)
     return problem.groups > plan.channels && problem.groups % plan.channels != 0 ? 2 * ic : ic;
   return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
+}
+
+/// Pixels of a row that the items of the run copy into their panels.
+double copied_pixels(const Plan& plan, const Tiling& tiling, const TileRun& run) {
+  const double items = std::ceil(static_cast<double>(run.tiles) / plan.run);
+  return static_cast<double>(run.tiles) * tiling.width + items * reach(tiling, run);
+}
+
+double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
+  const std::int64_t pitch = problem.src_pitch() * 4;
+  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
+  const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplitLoad - 1;
+  const double far = pitch < 2048 ? 0 : pitch < 4096 ? kFarPanelPixel / 2 : kFarPanelPixel;
+  return kLoopCycles + vectors * (kPanelPixel / 2 + split + far);
 }
 
 }  // namespace
@@ -329,28 +424,34 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     const int for_masks = target.mask_registers == 0 ? 3 : 0;
     cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
     cost.code_bytes +=
-        kBytesPerInstruction * (unrolled_steps(problem, plan, ic) * (counts.fmas + counts.loads) +
-                                2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
+        kBytesPerInstruction *
+            (unrolled_steps(problem, plan, ic) *
+                 (counts.fmas + counts.loads + counts.trip.fmas + counts.trip.loads) +
+             2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
         150;
   }
   double fma_total = 0;
   for (const TileRun& run : tiling.runs) {
     const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
-    const auto tiles = static_cast<double>(run.tiles);
+    const auto tiles = static_cast<double>(run.tiles), trips = static_cast<double>(run.trips);
+    StepCounts step = counts;
+    add_steps(step, counts.trip, trips);
     const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                        counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
-                       counts.stores * planes.store;
-    const double overhead = kLoopCycles * 2;  // of the loop over tap rows
+                       counts.end_stalls + counts.stores * planes.store;
+    const double overhead = kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
     cost.cycles += tap_rows * tiles *
-                   (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step) + overhead);
+                   (ic * (step_cycles(step, plan, weight_rate) + planes.input_step) + overhead);
     cost.cycles += rows * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
-    fma_total += tap_rows * tiles * ic * counts.fmas;
+    if (plan.panel && plan.family == Family::group_lanes)
+      cost.cycles += tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(problem, plan);
+    fma_total += tap_rows * tiles * ic * step.fmas;
   }
   cost.cycles *= tiles_of_channels / plan.images;
   if (problem.layout == Layout::nhwc)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
-  if (plan.panel) {
+  if (plan.panel && plan.family == Family::space_lanes) {
     // Once for all tiles of output channels.
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
     cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);

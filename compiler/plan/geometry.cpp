@@ -68,6 +68,10 @@ Tiling make_row_tiling() {
   return tiling;
 }
 
+std::int32_t loop_taps_of(const Plan& plan) {
+  return plan.family == Family::group_lanes && plan.phases == Phases::one ? plan.tap_unroll : 0;
+}
+
 }  // namespace
 
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) { return order_axes(problem).axes; }
@@ -127,14 +131,21 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   const std::int64_t tiles = axis.output / (axis.stride * width);
   const std::int64_t run =
       plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
-  return make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run);
+  Tiling tiling = make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run,
+                              loop_taps_of(plan));
+  if (plan.family == Family::group_lanes) {
+    // The runs of all phases that write to one place, one after the other.
+    std::stable_sort(tiling.runs.begin(), tiling.runs.end(),
+                     [](const TileRun& a, const TileRun& b) { return a.output < b.output; });
+  }
+  return tiling;
 }
 
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_row_tiling();
   const Axis axis = spatial_axes(problem)[2];
   return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all,
-                     std::numeric_limits<std::int32_t>::max());
+                     std::numeric_limits<std::int32_t>::max(), loop_taps_of(plan));
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {

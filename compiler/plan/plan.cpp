@@ -36,9 +36,10 @@ std::string_view next_word(std::string_view& text) {
   return word;
 }
 
-bool parse_int(std::string_view text, int& value) {
+bool parse_int(std::string_view text, int least, int& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc{} && end == text.data() + text.size() && value >= 1 && value <= 4096;
+  return error == std::errc{} && end == text.data() + text.size() && value >= least &&
+         value <= 4096;
 }
 
 /// "none", or the staged layout and order of axes: "nhwc:dhw".
@@ -69,7 +70,9 @@ std::string Plan::to_text() const {
          " ic_unroll=" + std::to_string(ic_unroll) +
          " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
          " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0") +
-         " images=" + std::to_string(images) + " staging=" + staging_text(staging);
+         " images=" + std::to_string(images) +
+         (tap_unroll != 0 ? " tap_unroll=" + std::to_string(tap_unroll) : "") +
+         " staging=" + staging_text(staging);
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -104,15 +107,17 @@ Result<Plan> parse_plan(std::string_view text) {
         return bad("staging must be none or layout:order such as nhwc:dhw, got", value);
       continue;
     }
-    int* field = key == "lanes"       ? &plan.lanes
-                 : key == "channels"  ? &plan.channels
-                 : key == "positions" ? &plan.positions
-                 : key == "ic_unroll" ? &plan.ic_unroll
-                 : key == "run"       ? &plan.run
-                 : key == "images"    ? &plan.images
-                                      : nullptr;
+    int* field = key == "lanes"        ? &plan.lanes
+                 : key == "channels"   ? &plan.channels
+                 : key == "positions"  ? &plan.positions
+                 : key == "ic_unroll"  ? &plan.ic_unroll
+                 : key == "run"        ? &plan.run
+                 : key == "tap_unroll" ? &plan.tap_unroll
+                                       : nullptr;
     if (field == nullptr) return bad("unknown key", key);
-    if (!parse_int(value, *field)) return bad("expected an integer in [1, 4096], got", word);
+    const int least = field == &plan.tap_unroll ? 0 : 1;
+    if (!parse_int(value, least, *field))
+      return bad("expected an integer in [" + std::to_string(least) + ", 4096], got", word);
   }
   return plan;
 }

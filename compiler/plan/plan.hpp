@@ -52,11 +52,15 @@ struct Plan {
   int positions =
       1;  ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
   int ic_unroll = 1;  ///< input channels a trip of the innermost loop
+  /// Group lanes, Phases::one: innermost taps a trip of a loop over them; 0: bodies spell them out.
+  int tap_unroll = 0;
   /// Output rows of outer axes phase by phase (few weights at a time) or in order (each input row
   /// read while it is still in cache).
   bool rows_by_phase = true;
-  bool prefetch = false;  ///< space ahead in every input channel's row, for the next tile
-  int run = 16;           ///< tiles a work item walks at most
+  /// Channels first: ahead in every input channel's row, for the next tile. Group lanes: what the
+  /// tile stores to.
+  bool prefetch = false;
+  int run = 16;  ///< tiles a work item walks at most
   /// Copy the input rows of an item side by side first: channels first, planes lie pages apart and,
   /// when they are multiples of 4 KiB, push each other out of the cache.
   bool panel = false;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "compiler/plan/cost_model.hpp"
@@ -19,6 +20,7 @@ constexpr std::int64_t kMostImages = 16;
 constexpr std::int64_t kSmallRow = 8;        // positions; with more, a tile is of one image
 constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+constexpr int kTapUnroll = 8;                // what a loop over more taps unrolls
 
 class Planner {
  public:
@@ -54,10 +56,15 @@ class Planner {
   void add_space_lanes();
   void add_reduction_lanes();
   void add_group_lanes();
+  void add_tap_loops(Plan plan, int vectors);
+  void add_with_panel(Plan plan);
+  [[nodiscard]] std::int64_t tap_rows() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int panel_run(const Plan& plan) const;
+  [[nodiscard]] std::int64_t reach() const;
+  [[nodiscard]] int cached_run(const Plan& plan) const;
   /// Of all taps of one tile of output channels.
   [[nodiscard]] std::int64_t weight_bytes(const Plan& plan) const {
     return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
@@ -72,12 +79,12 @@ class Planner {
   const double staging_cycles_;
   const Axis innermost_;
   const int most_images_;  ///< of a tile
-  std::map<std::pair<Phases, std::int32_t>, Tiling> tilings_;
+  std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::pair(plan.phases, tile_width(plan));
+  const auto key = std::tuple(plan.phases, tile_width(plan), plan.tap_unroll);
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
@@ -101,8 +108,11 @@ int Planner::choose_unroll(double products_a_channel) const {
 
 void Planner::add(Plan plan) {
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
-  plan.prefetch = problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
-                  problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
+  plan.prefetch =
+      plan.family == Family::group_lanes
+          ? problem_.output_spatial() * problem_.out_channels * 4 > target_.l2_bytes / 2
+          : problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
+                problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
   const Tiling& tiles = tiling(plan);
   PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
   if (plan.images > 1) {
@@ -153,16 +163,36 @@ void Planner::add_channel_lanes() {
   }
 }
 
+/// Input rows that an output row reads, at most.
+std::int64_t Planner::tap_rows() const {
+  const auto axes = spatial_axes(problem_);
+  std::int64_t rows = 1;
+  for (std::size_t a = 0; a < 2; ++a)
+    rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
+  return rows;
+}
+
 /// Tiles a run so that its panel of input rows takes a small part of the L2 cache.
 int Planner::panel_run(const Plan& plan) const {
-  const auto axes = spatial_axes(problem_);
-  std::int64_t tap_rows = 1;
-  for (std::size_t a = 0; a < 2; ++a)
-    tap_rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
-  const std::int64_t tile_bytes = tap_rows * problem_.ic_per_group() * tile_width(plan) * 4;
+  const std::int64_t tile_bytes = tap_rows() * problem_.ic_per_group() * tile_width(plan) * 4;
   const std::int64_t tiles = target_.l2_bytes / 5 / std::max<std::int64_t>(tile_bytes, 1);
   const std::int64_t widest = std::max<std::int64_t>(1, 256 / tile_width(plan));
   return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, widest));
+}
+
+/// Inputs before the first one of a tile that its taps reach.
+std::int64_t Planner::reach() const {
+  return (innermost_.kernel - 1) * innermost_.dilation / innermost_.stride;
+}
+
+/// Tiles a run so that what the phases write between each other's pixels is still in the L2 cache,
+/// but not so few that a run reads much more than its own inputs.
+int Planner::cached_run(const Plan& plan) const {
+  const std::int64_t tile_bytes =
+      tile_width(plan) * innermost_.stride * problem_.dst_pitch() * std::int64_t{4};
+  const std::int64_t tiles =
+      std::max(target_.l2_bytes / 4 / tile_bytes, 4 * reach() / plan.positions);
+  return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, Plan{}.run));
 }
 
 void Planner::add_space_lanes() {
@@ -205,8 +235,13 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
         registers_a_position * (phases == Phases::all ? innermost_.stride : 1);
     plan.phases = phases;
     for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
-         ++plan.positions)
-      add(plan);
+         ++plan.positions) {
+      if (plan.family == Family::group_lanes) {
+        add_with_panel(plan);
+      } else {
+        add(plan);
+      }
+    }
   }
 }
 
@@ -231,10 +266,36 @@ void Planner::add_group_lanes() {
     Plan plan = base_;
     plan.family = Family::group_lanes;
     plan.channels = vectors * per_vector;
-    add_positions(plan, vectors, 4);
+    add_positions(plan, vectors, 2);
+    add_tap_loops(plan, vectors);
     plan.phases = Phases::row;
     add(plan);
   }
+}
+
+void Planner::add_tap_loops(Plan plan, int vectors) {
+  if (innermost_.kernel < 2 * kTapUnroll * innermost_.stride) return;
+  plan.phases = Phases::one;
+  plan.tap_unroll = kTapUnroll;
+  for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
+       ++plan.positions) {
+    add_with_panel(plan);
+  }
+}
+
+/// Group lanes: as it is, and with a panel that fits the L1 cache.
+void Planner::add_with_panel(Plan plan) {
+  plan.panel = false;
+  plan.run = cached_run(plan);
+  add(plan);
+  const std::int64_t vectors = plan.channels / groups_a_vector(problem_, plan.lanes);
+  const std::int64_t pixel = vectors * plan.lanes * 4 * tap_rows();
+  const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach()) / plan.positions - 1;
+  if (tiles < 1) return;
+  plan.panel = true;
+  const std::int64_t most = innermost_.stride == 1 ? std::max(256 / plan.positions, 1) : plan.run;
+  plan.run = static_cast<int>(std::min(tiles, most));
+  add(plan);
 }
 
 /// Tables have a row for each output of an outer axis; positions are 32-bit integers.
