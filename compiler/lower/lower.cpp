@@ -28,6 +28,9 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
     return "phases=row is not for space_lanes";
   if (plan.panel && (!channels_first || plan.phases == Phases::row))
     return "panel=1 is for layout nchw and phases one or all";
+  if (plan.tile_rows > 1 &&
+      (plan.family != Family::space_lanes || plan.tile_rows % spatial_axes(problem)[1].stride != 0))
+    return "tile_rows is for space_lanes, and a multiple of the stride";
   switch (plan.family) {
     case Family::channel_lanes:
       if (plan.channels % plan.lanes == 0) return "";

@@ -17,8 +17,10 @@ std::vector<std::int32_t> phase_sorted_places(const Axis& axis) {
   return places;
 }
 
+constexpr std::int64_t kUncut = std::numeric_limits<std::int32_t>::max();
+
 /// One output at a time: its taps come from a table at run time, each a group of its own.
-Tiling make_row_tiling() {
+Tiling make_single_tiling() {
   Tiling tiling;
   TileBody body;
   body.phases.push_back(BodyPhase{0, 0, 1, {BodyTap{0, 0}}});
@@ -49,13 +51,19 @@ std::int32_t tile_width(const Plan& plan) {
   return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
 }
 
+bool holds_weights(std::size_t accumulators, std::size_t weights, std::size_t inputs,
+                   int registers) {
+  constexpr std::size_t kSpare = 2;
+  return accumulators + weights + inputs + kSpare <= static_cast<std::size_t>(registers);
+}
+
 int groups_a_vector(const Problem& problem, int lanes) {
   const std::int64_t widest = std::max(problem.ic_per_group(), problem.oc_per_group());
   return static_cast<int>(std::max<std::int64_t>(1, lanes / widest));
 }
 
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
-  if (plan.phases == Phases::row) return make_row_tiling();
+  if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
   const std::int32_t width = tile_width(plan);
   const std::int64_t tiles = axis.output / (axis.stride * width);
@@ -65,10 +73,17 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
 }
 
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
-  if (plan.phases == Phases::row) return make_row_tiling();
+  if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
-  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all,
-                     std::numeric_limits<std::int32_t>::max());
+  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kUncut);
+}
+
+Tiling make_row_tiling(const Problem& problem, const Plan& plan) {
+  if (plan.tile_rows == 1) return make_single_tiling();
+  const Axis axis = spatial_axes(problem)[1];
+  const auto width =
+      static_cast<std::int32_t>(std::max<std::int64_t>(1, plan.tile_rows / axis.stride));
+  return make_tiling(axis, make_phases(axis), width, true, kUncut);
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {

@@ -22,6 +22,11 @@ Problem with_canonical_layout(Problem problem);
 /// Positions q a tile of the plan is wide.
 std::int32_t tile_width(const Plan& plan);
 
+/// Space lanes: whether so many weights of a reduction step stay in registers beside the
+/// accumulators and the input vectors.
+bool holds_weights(std::size_t accumulators, std::size_t weights, std::size_t inputs,
+                   int registers);
+
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);
 
@@ -31,5 +36,9 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
 
 /// The same with runs as long as they come: what costs are estimated from.
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan);
+
+/// The plan's tiling of the rows of axis h, of all phases. Tiles of one row have one body, which
+/// stands for any row and any one of its taps.
+Tiling make_row_tiling(const Problem& problem, const Plan& plan);
 
 }  // namespace convt

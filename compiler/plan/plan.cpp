@@ -48,7 +48,8 @@ std::string Plan::to_text() const {
          " channels=" + std::to_string(channels) + " positions=" + std::to_string(positions) +
          " ic_unroll=" + std::to_string(ic_unroll) +
          " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
-         " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0");
+         " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0") +
+         " tile_rows=" + std::to_string(tile_rows);
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -83,6 +84,7 @@ Result<Plan> parse_plan(std::string_view text) {
                  : key == "positions" ? &plan.positions
                  : key == "ic_unroll" ? &plan.ic_unroll
                  : key == "run"       ? &plan.run
+                 : key == "tile_rows" ? &plan.tile_rows
                                       : nullptr;
     if (field == nullptr) return bad("unknown key", key);
     if (!parse_int(value, *field)) return bad("expected an integer in [1, 4096], got", word);
