@@ -49,6 +49,11 @@ class Nest {
   [[nodiscard]] bool contiguous_rows() const { return contiguous_rows_; }
 
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
+  [[nodiscard]] bool one_tile_a_row() const {
+    return tiling_.runs.size() == 1 && tiling_.runs[0].tiles == 1;
+  }
+  /// Input rows from one tile of rows to the next.
+  [[nodiscard]] std::int32_t rows_ahead() const { return row_tiling_.width; }
   /// The rows of the body at hand; its places are axis 3 of weights.
   [[nodiscard]] const TileBody& rows() const { return row_tiling_.bodies[row_body_]; }
   [[nodiscard]] const PackedLayout& packed() const { return packed_; }

@@ -50,10 +50,10 @@ class SpaceLanes {
   void start_accumulators();
   void find_rows();
   void find_shifts(const TileBody& body);
-  [[nodiscard]] bool weights_fit_registers(const TileBody& body) const;
+  [[nodiscard]] std::size_t count_held_weights() const;
   void emit_channel(const TileBody& body, const Mem& src, const Mem& weights);
   void emit_row(const TileBody& body, std::int32_t input_row, Mem src, const Mem& weights);
-  void prefetch_next_tile(Mem src);
+  void prefetch_next_tile(std::int32_t input_row, Mem src);
   void load_inputs(const TileBody& body, std::int32_t shift, const Mem& src, std::vector<Reg>& x);
   void emit_tap(const TileBody& body, std::size_t row, std::size_t phase, const BodyTap& tap,
                 const std::vector<Reg>& x, const Mem& weights);
@@ -81,9 +81,9 @@ class SpaceLanes {
   BodyProducts rows_;                     ///< of h: the tile's rows are its positions
   std::vector<std::int32_t> input_rows_;  ///< that rows_ read, ascending
   std::vector<std::int32_t> shifts_;      ///< distinct, ascending
-  /// Weights of this input channel by place (h, rest), if they stay in registers.
+  /// Weights of this input channel that stay in registers, by place (h, rest).
   std::map<std::pair<std::int32_t, std::int32_t>, Reg> held_weights_;
-  bool hold_weights_ = false;
+  std::size_t most_held_ = 0;
   std::map<std::uint64_t, Reg> masks_;
   bool masks_in_place_ = false;  ///< too many masks to hold: set each where it is used
 };
@@ -127,15 +127,14 @@ void SpaceLanes::find_shifts(const TileBody& body) {
   sort_distinct(shifts_);
 }
 
-/// Whether all weights of an input channel have room beside the accumulators, and several uses.
-bool SpaceLanes::weights_fit_registers(const TileBody& body) const {
+/// Weights that several rows use are held as far as they have room.
+std::size_t SpaceLanes::count_held_weights() const {
   std::vector<std::int32_t> places;
   for (const Product& product : rows_.products) places.push_back(product.place);
   sort_distinct(places);
-  const std::size_t weights =
-      places.size() * static_cast<std::size_t>(body.group_taps) * channels();
-  return rows_.products.size() > places.size() &&
-         holds_weights(acc_.size(), weights, vectors(), builder_.program().vector_registers);
+  if (rows_.products.size() == places.size()) return 0;
+  return static_cast<std::size_t>(
+      held_weights(plan_, static_cast<int>(acc_.size()), builder_.program().vector_registers));
 }
 
 void SpaceLanes::start_accumulators() {
@@ -164,7 +163,7 @@ void SpaceLanes::lower_body(const TileBody& body) {
     for (const std::uint64_t bits : distinct) mask(bits);
 
   start_accumulators();
-  hold_weights_ = weights_fit_registers(body);
+  most_held_ = count_held_weights();
   if (!input_rows_.empty() && !shifts_.empty() && body.input_begin < body.input_end) {
     nest_.begin_taps();
     for_input_channels(
@@ -188,9 +187,16 @@ void SpaceLanes::lower_body(const TileBody& body) {
     nest_.when_full([&] { store(body, sure, static_cast<std::size_t>(nest_.tile_channels())); });
 }
 
-void SpaceLanes::prefetch_next_tile(Mem src) {
+/// What the next tile reads where this one reads `src`, unless this one reads it as well.
+void SpaceLanes::prefetch_next_tile(std::int32_t input_row, Mem src) {
+  std::int32_t ahead = tile_width(plan_);
+  if (nest_.one_tile_a_row()) {
+    ahead = 0;
+    src.delta[kHeight] += nest_.rows_ahead();
+    if (input_row + nest_.rows_ahead() <= input_rows_.back()) return;
+  }
   for (std::size_t u = 0; u < vectors(); ++u) {
-    src.delta[kWidth] = static_cast<std::int32_t>(vectors() + u) * plan_.lanes;
+    src.delta[kWidth] = ahead + static_cast<std::int32_t>(u) * plan_.lanes;
     builder_.prefetch(src, 1);
   }
 }
@@ -204,7 +210,7 @@ void SpaceLanes::emit_channel(const TileBody& body, const Mem& src, const Mem& w
 void SpaceLanes::emit_row(const TileBody& body, std::int32_t input_row, Mem src,
                           const Mem& weights) {
   src.delta[kHeight] = input_row - nest_.rows().input_begin;
-  if (plan_.prefetch) prefetch_next_tile(src);
+  if (plan_.prefetch) prefetch_next_tile(input_row, src);
   std::vector<Reg> x;
   for (const std::int32_t shift : shifts_) {
     load_inputs(body, shift, src, x);
@@ -236,10 +242,11 @@ void SpaceLanes::load_inputs(const TileBody& body, std::int32_t shift, const Mem
 Reg SpaceLanes::weight_register(const Mem& mem, std::size_t uses) {
   const std::pair place(mem.delta[kTapH], mem.delta[kTapW]);
   if (const auto held = held_weights_.find(place); held != held_weights_.end()) return held->second;
-  if (!hold_weights_ && uses == 1) return program::kNone;
+  const bool hold = held_weights_.size() < most_held_;
+  if (!hold && uses == 1) return program::kNone;
   const Reg weight = builder_.vector();
   builder_.broadcast(weight, mem);
-  if (hold_weights_) held_weights_.emplace(place, weight);
+  if (hold) held_weights_.emplace(place, weight);
   return weight;
 }
 

@@ -23,6 +23,8 @@ constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14,
 constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
 constexpr double kBytesPerInstruction = 8.5;
+// What a broadcast is worth in loads: of its own, and as an operand of a multiply-add.
+constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 
 /// Instruction counts of one reduction step of a body, and of its end.
 struct BodyCounts {
@@ -120,14 +122,12 @@ BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileB
   counts.accumulators =
       static_cast<int>(j * plan.positions * rows.positions) * static_cast<int>(body.phases.size());
   counts.registers = counts.accumulators + plan.positions + (plan.positions > 1 ? 1 : 0);
-  const bool hold =
-      rows.count > rows.taps && holds_weights(static_cast<std::size_t>(counts.accumulators),
-                                              static_cast<std::size_t>(weights),
-                                              static_cast<std::size_t>(plan.positions), registers);
+  const double uses = rows.count / std::max(rows.taps, 1.0);
+  const double held =
+      uses > 1 ? std::min<double>(weights, held_weights(plan, counts.accumulators, registers)) : 0;
   counts.weight_bytes = weights * 4;
-  counts.loads = hold                  ? weights
-                 : plan.positions == 1 ? counts.fmas
-                                       : weights * rows.count / std::max(rows.taps, 1.0);
+  counts.loads =
+      held + (weights - held) * uses * (plan.positions == 1 ? kBroadcastOperand : kBroadcast);
   // Unaligned vectors mostly straddle two cache lines.
   counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
@@ -359,10 +359,10 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                          counts.stores * planes.store;
       const double overhead = kLoopCycles * 2;  // of the loop over tap rows
-      cost.cycles += rows.tap_rows * tiles *
-                     (ic * (step_cycles(counts, plan, weight_rate) +
-                            planes.input_step * rows.products.inputs) +
-                      overhead);
+      cost.cycles +=
+          rows.tap_rows * tiles *
+          (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step * rows.products.count) +
+           overhead);
       cost.cycles += rows.tiles * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
       fma_total += rows.tap_rows * tiles * ic * counts.fmas;
     }

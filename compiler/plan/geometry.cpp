@@ -51,10 +51,10 @@ std::int32_t tile_width(const Plan& plan) {
   return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
 }
 
-bool holds_weights(std::size_t accumulators, std::size_t weights, std::size_t inputs,
-                   int registers) {
-  constexpr std::size_t kSpare = 2;
-  return accumulators + weights + inputs + kSpare <= static_cast<std::size_t>(registers);
+int held_weights(const Plan& plan, int accumulators, int registers) {
+  // AVX2 keeps masks and broadcast operands in vector registers too.
+  const int spare = plan.lanes == 16 ? 2 : 5;
+  return std::max(0, registers - accumulators - plan.positions - spare);
 }
 
 int groups_a_vector(const Problem& problem, int lanes) {

@@ -22,10 +22,9 @@ Problem with_canonical_layout(Problem problem);
 /// Positions q a tile of the plan is wide.
 std::int32_t tile_width(const Plan& plan);
 
-/// Space lanes: whether so many weights of a reduction step stay in registers beside the
-/// accumulators and the input vectors.
-bool holds_weights(std::size_t accumulators, std::size_t weights, std::size_t inputs,
-                   int registers);
+/// Space lanes, tiles of several rows: how many weights of a reduction step stay in registers
+/// beside the accumulators.
+int held_weights(const Plan& plan, int accumulators, int registers);
 
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);

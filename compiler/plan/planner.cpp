@@ -74,8 +74,12 @@ int Planner::choose_unroll(double products_a_channel) const {
 
 void Planner::add(Plan plan) {
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
-  plan.prefetch = problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
-                  problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
+  // Tiles of several rows go through much new input at a time, which shows even where images fit
+  // L2.
+  const bool far_input = plan.tile_rows > 1 ||
+                         problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
+  plan.prefetch =
+      problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 && far_input;
   const Tiling& tiles = tiling(plan);
   const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
   if (cost.vector_registers > target_.vector_registers) return;
