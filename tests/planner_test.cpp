@@ -34,6 +34,7 @@ Plan random_plan(std::mt19937& random) {
   plan.prefetch = below(2) == 0;
   plan.run = 1 + below(100);
   plan.panel = below(2) == 0;
+  plan.tile_rows = 1 + below(12);
   return plan;
 }
 
@@ -53,7 +54,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
   for (int i = 0; i < 2'000; ++i) {
     const Plan a = random_plan(random);
     Plan b = a;
-    switch (random() % 9) {
+    switch (random() % 10) {
       case 0:
         b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 4);
         break;
@@ -77,6 +78,9 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
         break;
       case 7:
         b.prefetch = !a.prefetch;
+        break;
+      case 8:
+        b.tile_rows += 1;
         break;
       default:
         b.panel = !a.panel;

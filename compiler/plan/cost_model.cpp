@@ -23,7 +23,8 @@ constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14,
 constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
 constexpr double kBytesPerInstruction = 8.5;
-// What a broadcast is worth in loads: of its own, and as an operand of a multiply-add.
+// What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
+// several rows: they have few other loads to wait for.
 constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 
 /// Instruction counts of one reduction step of a body, and of its end.
@@ -125,9 +126,11 @@ BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileB
   const double uses = rows.count / std::max(rows.taps, 1.0);
   const double held =
       uses > 1 ? std::min<double>(weights, held_weights(plan, counts.accumulators, registers)) : 0;
+  const double broadcast = plan.tile_rows == 1   ? 1
+                           : plan.positions == 1 ? kBroadcastOperand
+                                                 : kBroadcast;
   counts.weight_bytes = weights * 4;
-  counts.loads =
-      held + (weights - held) * uses * (plan.positions == 1 ? kBroadcastOperand : kBroadcast);
+  counts.loads = held + (weights - held) * uses * broadcast;
   // Unaligned vectors mostly straddle two cache lines.
   counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
@@ -369,7 +372,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     tap_rows += rows.tap_rows * rows.products.inputs;
   }
   cost.cycles *= tiles_of_channels;
-  if (problem.layout == Layout::nhwc)
+  if (problem.layout == Layout::nhwc || plan.tile_rows > 1)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
   if (plan.panel) {

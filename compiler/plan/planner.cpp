@@ -176,7 +176,9 @@ void Planner::add_tile_rows(Plan plan, std::int64_t accumulators_a_row, double p
     if (rows == 1) continue;
     if (positions > 1 && rows - axis.stride >= axis.output) break;
     plan.tile_rows = static_cast<int>(rows);
-    plan.ic_unroll = choose_unroll(products_a_row * static_cast<double>(positions * axis.kernel));
+    // Long steps need no unrolling; what they need is room for code.
+    plan.ic_unroll =
+        choose_unroll(2 * products_a_row * static_cast<double>(positions * axis.kernel));
     add_with_panel(plan);
   }
 }
