@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "compiler/lower/families.hpp"
+#include "compiler/lower/interleave.hpp"
 #include "compiler/lower/products.hpp"
 
 namespace convt::lowering {
@@ -61,15 +62,16 @@ class SpaceLanes {
   [[nodiscard]] std::uint64_t existing_inputs(const TileBody& body, std::int32_t shift,
                                               std::size_t u) const;
   [[nodiscard]] std::uint64_t stored_lanes(const BodyPhase& phase, std::size_t u) const;
+  void plan_masks(std::vector<std::uint64_t> bits);
   Reg mask(std::uint64_t bits);
   void store(const TileBody& body, std::size_t begin, std::size_t end);
   void add_bias(std::size_t begin, std::size_t end);
   void store_interleaved(const TileBody& body, std::size_t begin, std::size_t end);
   void store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end);
-  Mem output_mem(std::size_t row, std::size_t j, std::size_t u, std::int32_t t);
-  Reg interleave(std::size_t row, std::size_t j, std::size_t u, std::int32_t t);
+  Mem output_mem(std::size_t row, std::size_t j, std::size_t u, std::size_t t);
   [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u,
-                                           std::int32_t t) const;
+                                           std::size_t t) const;
+  [[nodiscard]] int spare_registers() const;
 
   const Problem& problem_;
   const Plan& plan_;
@@ -97,6 +99,17 @@ std::uint64_t SpaceLanes::existing_inputs(const TileBody& body, std::int32_t shi
 std::uint64_t SpaceLanes::stored_lanes(const BodyPhase& phase, std::size_t u) const {
   const std::int64_t first = static_cast<std::int64_t>(u) * plan_.lanes;
   return lane_bits(phase.valid_begin - first, phase.valid_end - first, plan_.lanes);
+}
+
+/// Sets masks of the bits that the next block uses, as far as there are few.
+void SpaceLanes::plan_masks(std::vector<std::uint64_t> bits) {
+  std::erase_if(bits, [&](std::uint64_t b) { return b == 0 || b == all_lanes(); });
+  std::sort(bits.begin(), bits.end());
+  bits.erase(std::unique(bits.begin(), bits.end()), bits.end());
+  masks_.clear();
+  masks_in_place_ = bits.size() > (plan_.lanes == 16 ? 5 : 1);
+  if (masks_in_place_) return;
+  for (const std::uint64_t b : bits) mask(b);
 }
 
 /// A mask register of these bits, kNone for all lanes.
@@ -149,19 +162,10 @@ void SpaceLanes::start_accumulators() {
 void SpaceLanes::lower_body(const TileBody& body) {
   find_rows();
   find_shifts(body);
-  masks_.clear();
-  std::vector<std::uint64_t> distinct;
+  std::vector<std::uint64_t> loaded;
   for (const std::int32_t shift : shifts_)
-    for (std::size_t u = 0; u < vectors(); ++u) {
-      const std::uint64_t bits = existing_inputs(body, shift, u);
-      if (bits != 0 && bits != all_lanes()) distinct.push_back(bits);
-    }
-  std::sort(distinct.begin(), distinct.end());
-  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-  masks_in_place_ = distinct.size() > (plan_.lanes == 16 ? 5 : 1);
-  if (!masks_in_place_)
-    for (const std::uint64_t bits : distinct) mask(bits);
-
+    for (std::size_t u = 0; u < vectors(); ++u) loaded.push_back(existing_inputs(body, shift, u));
+  plan_masks(std::move(loaded));
   start_accumulators();
   most_held_ = count_held_weights();
   if (!input_rows_.empty() && !shifts_.empty() && body.input_begin < body.input_end) {
@@ -179,8 +183,6 @@ void SpaceLanes::lower_body(const TileBody& body) {
         });
     nest_.end_taps();
   }
-  masks_.clear();
-  masks_in_place_ = true;
   const auto sure = static_cast<std::size_t>(nest_.sure_channels());
   store(body, 0, sure);
   if (nest_.tile_channels() != nest_.sure_channels())
@@ -274,6 +276,13 @@ void SpaceLanes::emit_tap(const TileBody& body, std::size_t row, std::size_t pha
   }
 }
 
+/// Registers beside the accumulators while they are stored, but for a permute's own.
+int SpaceLanes::spare_registers() const {
+  const program::Program& program = builder_.program();
+  const int needed = program.mask_registers == 0 ? 7 : 4;
+  return program.vector_registers - static_cast<int>(acc_.size()) - needed;
+}
+
 /// Bias and stores of channels [begin, end) of the tile.
 void SpaceLanes::store(const TileBody& body, std::size_t begin, std::size_t end) {
   add_bias(begin, end);
@@ -299,10 +308,10 @@ void SpaceLanes::add_bias(std::size_t begin, std::size_t end) {
 }
 
 /// Lanes of output vector t (of `stride` for each vector of positions) that hold a real output.
-std::uint64_t SpaceLanes::output_lanes(const TileBody& body, std::size_t u, std::int32_t t) const {
+std::uint64_t SpaceLanes::output_lanes(const TileBody& body, std::size_t u, std::size_t t) const {
   std::uint64_t bits = 0;
   for (std::int32_t l = 0; l < plan_.lanes; ++l) {
-    const std::int32_t e = t * plan_.lanes + l;
+    const std::int32_t e = static_cast<std::int32_t>(t) * plan_.lanes + l;
     const std::int32_t q = static_cast<std::int32_t>(u) * plan_.lanes + e / stride_;
     const BodyPhase& phase = body.phases[static_cast<std::size_t>(e % stride_)];
     if (q >= phase.valid_begin && q < phase.valid_end) bits |= std::uint64_t{1} << l;
@@ -310,63 +319,38 @@ std::uint64_t SpaceLanes::output_lanes(const TileBody& body, std::size_t u, std:
   return bits;
 }
 
-/// Output vector t: lane l is element e = t*lanes + l of the interleaved phases, q = e/S, r = e mod
-/// S.
-Reg SpaceLanes::interleave(std::size_t row, std::size_t j, std::size_t u, std::int32_t t) {
-  if (stride_ == 1) return acc(row, j, 0, u);
-  const auto lanes = static_cast<std::size_t>(plan_.lanes);
-  std::vector<std::uint32_t> index(lanes);
-  const auto element = [&](std::size_t l) {
-    return static_cast<std::int32_t>(static_cast<std::size_t>(t) * lanes + l);
-  };
-  const Reg index_reg = builder_.vector();
-  const Reg out = builder_.vector();
-  if (stride_ == 2) {
-    for (std::size_t l = 0; l < lanes; ++l)
-      index[l] = static_cast<std::uint32_t>(element(l) / 2 + (element(l) % 2) * plan_.lanes);
-    builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
-    builder_.copy(out, acc(row, j, 0, u));
-    builder_.permute2(out, acc(row, j, 1, u), index_reg);
-    return out;
-  }
-  for (std::size_t l = 0; l < lanes; ++l)
-    index[l] = static_cast<std::uint32_t>(element(l) / stride_);
-  builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
-  bool first = true;
-  for (std::int32_t r = 0; r < stride_; ++r) {
-    std::uint64_t bits = 0;
-    for (std::size_t l = 0; l < lanes; ++l)
-      if (element(l) % stride_ == r) bits |= std::uint64_t{1} << l;
-    if (bits == 0) continue;
-    const Reg m = first ? program::kNone : builder_.mask(bits);
-    builder_.permute(out, acc(row, j, static_cast<std::size_t>(r), u), index_reg, m);
-    first = false;
-  }
-  return out;
-}
-
 void SpaceLanes::store_interleaved(const TileBody& body, std::size_t begin, std::size_t end) {
+  std::vector<std::uint64_t> stored;
   for (std::size_t u = 0; u < vectors(); ++u)
-    for (std::int32_t t = 0; t < stride_; ++t) {
-      const std::uint64_t bits = output_lanes(body, u, t);
-      if (bits == 0) continue;
-      const Reg m = mask(bits);
-      for (std::size_t row = 0; row < rows_.positions.size(); ++row)
-        for (std::size_t j = begin; j < end; ++j)
-          builder_.store(output_mem(row, j, u, t), interleave(row, j, u, t), m);
-    }
+    for (std::size_t t = 0; t < phases_; ++t) stored.push_back(output_lanes(body, u, t));
+  plan_masks(stored);
+  Interleaver interleaver(builder_, plan_.lanes, spare_registers());
+  for (std::size_t row = 0; row < rows_.positions.size(); ++row)
+    for (std::size_t j = begin; j < end; ++j)
+      for (std::size_t u = 0; u < vectors(); ++u) {
+        std::vector<Reg> phases;
+        for (std::size_t p = 0; p < phases_; ++p) phases.push_back(acc(row, j, p, u));
+        const auto lanes = [&](std::size_t t) { return stored[u * phases_ + t]; };
+        interleaver.for_each_vector(
+            phases, [&](std::size_t t) { return lanes(t) != 0; },
+            [&](std::size_t t, Reg out) {
+              builder_.store(output_mem(row, j, u, t), out, mask(lanes(t)));
+            });
+      }
 }
 
 /// Tiles of one phase: lane l of output vector t holds q = (t*lanes + l) / S where S divides that.
 void SpaceLanes::store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end) {
+  masks_in_place_ = true;
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
-  for (std::int32_t t = 0; t < stride_; ++t) {
+  const auto stride = static_cast<std::size_t>(stride_);
+  for (std::size_t t = 0; t < stride; ++t) {
     std::vector<std::uint32_t> index(lanes, 0);
     std::uint64_t owned = 0;
     for (std::size_t l = 0; l < lanes; ++l) {
-      const auto e = t * plan_.lanes + static_cast<std::int32_t>(l);
-      if (e % stride_ != 0) continue;
-      index[l] = static_cast<std::uint32_t>(e / stride_);
+      const std::size_t e = t * lanes + l;
+      if (e % stride != 0) continue;
+      index[l] = static_cast<std::uint32_t>(e / stride);
       owned |= std::uint64_t{1} << l;
     }
     if (owned == 0) continue;
@@ -390,11 +374,12 @@ void SpaceLanes::store_strided(const BodyPhase& phase, std::size_t begin, std::s
 }
 
 /// Where output vector t of the vector u of positions goes.
-Mem SpaceLanes::output_mem(std::size_t row, std::size_t j, std::size_t u, std::int32_t t) {
+Mem SpaceLanes::output_mem(std::size_t row, std::size_t j, std::size_t u, std::size_t t) {
   Mem mem{nest_.dst_address(), kWidth, {}};
   mem.delta[kHeight] = rows_.positions[row].output;
   mem.delta[kChannel] = static_cast<std::int32_t>(j);
-  mem.delta[kWidth] = static_cast<std::int32_t>(u) * plan_.lanes * stride_ + t * plan_.lanes;
+  mem.delta[kWidth] =
+      (static_cast<std::int32_t>(u) * stride_ + static_cast<std::int32_t>(t)) * plan_.lanes;
   return mem;
 }
 

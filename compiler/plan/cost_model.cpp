@@ -135,8 +135,7 @@ BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileB
   counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
   counts.stores = counts.accumulators * 1.7;
-  counts.shuffles =
-      stride == 1 ? 0 : counts.accumulators * (stride == 2 ? 1.5 : static_cast<double>(stride));
+  counts.shuffles = counts.accumulators * 1.5 * interleave_steps(stride, plan.lanes);
   if (spread) {
     counts.shuffles =
         counts.accumulators * static_cast<double>(std::min<std::int64_t>(stride, plan.lanes));

@@ -57,6 +57,14 @@ int held_weights(const Plan& plan, int accumulators, int registers) {
   return std::max(0, registers - accumulators - plan.positions - spare);
 }
 
+int interleave_steps(std::int64_t phases, int lanes) {
+  std::int64_t steps = 0;
+  for (std::int64_t factor = 2; phases > 1; ++factor)
+    for (; phases % factor == 0; phases /= factor)
+      steps += std::min<std::int64_t>(factor, lanes) - 1;
+  return static_cast<int>(steps);
+}
+
 int groups_a_vector(const Problem& problem, int lanes) {
   const std::int64_t widest = std::max(problem.ic_per_group(), problem.oc_per_group());
   return static_cast<int>(std::max<std::int64_t>(1, lanes / widest));

@@ -26,6 +26,9 @@ std::int32_t tile_width(const Plan& plan);
 /// beside the accumulators.
 int held_weights(const Plan& plan, int accumulators, int registers);
 
+/// Permutes for each vector that comes out of interleaving `phases` registers.
+int interleave_steps(std::int64_t phases, int lanes);
+
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);
 
