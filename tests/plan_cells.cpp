@@ -129,6 +129,8 @@ class Search {
     if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0) plan.images = between(2, 4);
     plan.panel = plan.panel || (plan.family == Family::space_lanes && between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
+    if (plan.family == Family::space_lanes && between(0, 1) == 0)
+      plan.tile_rows = static_cast<int>(spatial_axes(problem)[1].stride) * between(1, 3);
     return plan;
   }
 
