@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <vector>
 
 #include "compiler/plan/geometry.hpp"
 #include "compiler/problem/phases.hpp"
@@ -28,6 +30,7 @@ constexpr double kBytesPerInstruction = 8.5;
 struct BodyCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
   double stores = 0, shuffles = 0;
+  double passes = 1;  ///< reductions of a tile, one after the other
   int accumulators = 0;
   int registers = 0;
 };
@@ -166,6 +169,73 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   return counts;
 }
 
+/// Vectors of a tile of tap lanes that have taps: of each tap row, and of any.
+struct TapRowVectors {
+  struct Row {
+    std::int32_t shift = 0;
+    std::vector<bool> vectors;
+  };
+  std::map<std::int32_t, Row> rows;  ///< by place
+  double any = 0;
+};
+
+TapRowVectors find_tap_row_vectors(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const auto stride = static_cast<std::int32_t>(body.phases.size());
+  const bool residues_outer = problem.layout == Layout::nhwc;
+  const auto vectors =
+      static_cast<std::size_t>((stride * plan.channels + plan.lanes - 1) / plan.lanes);
+  TapRowVectors result;
+  std::vector<bool> any(vectors);
+  for (std::int32_t r = 0; r < stride; ++r) {
+    for (const BodyTap& tap : body.phases[static_cast<std::size_t>(r)].taps) {
+      TapRowVectors::Row& row = result.rows[tap.place];
+      row.shift = tap.shift;
+      row.vectors.resize(vectors);
+      for (std::int32_t c = 0; c < plan.channels; ++c) {
+        const std::int32_t lane = residues_outer ? r * plan.channels + c : c * stride + r;
+        const auto vector = static_cast<std::size_t>(lane / plan.lanes);
+        row.vectors[vector] = any[vector] = true;
+      }
+    }
+  }
+  result.any = static_cast<double>(std::count(any.begin(), any.end(), true));
+  return result;
+}
+
+BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const TapRowVectors taps = find_tap_row_vectors(problem, plan, body);
+  const auto stride = static_cast<double>(body.phases.size());
+  const double positions = plan.positions;
+  BodyCounts counts;
+  counts.passes = std::max(1.0, std::ceil(taps.any / vectors_at_once(plan)));
+  const double vectors = std::ceil(taps.any / counts.passes);
+  double live_rows = 0;
+  for (const auto& [place, row] : taps.rows) {
+    const std::int32_t inputs = std::min(plan.positions - row.shift, body.input_end) -
+                                std::max(-row.shift, body.input_begin);
+    if (inputs <= 0) continue;
+    const auto row_vectors =
+        static_cast<double>(std::count(row.vectors.begin(), row.vectors.end(), true));
+    counts.fmas += inputs * row_vectors;
+    counts.loads += row_vectors;
+    counts.weight_bytes += row_vectors * plan.lanes * 4;
+    ++live_rows;
+  }
+  counts.chain = live_rows * counts.passes;
+  counts.accumulators = static_cast<int>(positions * vectors);
+  counts.registers = counts.accumulators + static_cast<int>(vectors) + 2;
+  const double inputs = std::max(0, body.input_end - body.input_begin);
+  const double rows_at_once =
+      std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
+  counts.loads += counts.passes * std::ceil(live_rows / rows_at_once) *
+                  std::min(inputs, positions + rows_at_once - 1);
+  // Channels first, a vector is stored to the row of each channel that it holds lanes of.
+  const double rows = problem.layout == Layout::nhwc ? 1 : plan.channels;
+  const double tile_vectors = std::ceil(stride * plan.channels / plan.lanes);
+  counts.stores = positions * std::max(tile_vectors, rows * std::ceil(stride / plan.lanes)) * 1.7;
+  return counts;
+}
+
 BodyCounts count_body(const Problem& problem, const Plan& plan, const TileBody& body) {
   switch (plan.family) {
     case Family::channel_lanes:
@@ -176,6 +246,8 @@ BodyCounts count_body(const Problem& problem, const Plan& plan, const TileBody& 
       return count_reduction_lanes(problem, plan, body);
     case Family::group_lanes:
       return count_group_lanes(problem, plan, body);
+    case Family::tap_lanes:
+      return count_tap_lanes(problem, plan, body);
   }
   return {};
 }
@@ -241,6 +313,7 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
                          (plane % 4096 == 0 && problem.ic_per_group() >= 16);
   const bool far_output = problem.output_spatial() * problem.out_channels * 4 > near_bytes;
   const bool space = plan.family == Family::space_lanes;
+  const bool long_rows = space || plan.family == Family::tap_lanes;
   const double lines = space ? plan.positions : 1;
   const double panel_bytes = tap_rows_a_row(problem) * static_cast<double>(problem.ic_per_group()) *
                              plan.run * tile_width(plan) * 4;
@@ -251,7 +324,7 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   }
   if (problem.ic_per_group() < 8)
     costs.input_step = 0;  // the tile's next rows find their lines in L1
-  if (far_output) costs.store = space ? kFarStore : kFarScatteredStore;
+  if (far_output) costs.store = long_rows ? kFarStore : kFarScatteredStore;
   if (plan.panel) costs.panel_line = far_input ? kFarPanelLine : kPanelLine;
   return costs;
 }
@@ -265,7 +338,7 @@ double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_byt
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
   const double exposed = weight_bytes_per_cycle < kL2BytesPerCycle ? 0.3 : 0;
   cycles = std::max(cycles, streaming) + exposed * std::min(cycles, streaming);
-  return cycles + kLoopCycles / plan.ic_unroll;
+  return cycles + counts.passes * kLoopCycles / plan.ic_unroll;
 }
 
 /// Steps of the reduction that a body's code spells out.
@@ -324,7 +397,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                        counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                        counts.stores * planes.store;
-    const double overhead = kLoopCycles * 2;  // of the loop over tap rows
+    const double overhead = counts.passes * kLoopCycles * 2;  // of the loop over tap rows
     cost.cycles += tap_rows * tiles *
                    (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step) + overhead);
     cost.cycles += rows * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);

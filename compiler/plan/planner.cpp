@@ -4,7 +4,8 @@
 #include <cmath>
 #include <map>
 #include <string>
-#include <utility>
+#include <tuple>
+#include <vector>
 
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
@@ -16,6 +17,8 @@ namespace {
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+// Tap lanes: of a tile at all, and of a tile of more channels than fill its vectors.
+constexpr std::int64_t kMaxTileVectors = 128, kFewVectors = 6;
 
 class Planner {
  public:
@@ -24,6 +27,7 @@ class Planner {
 
   std::vector<PlanReport::Candidate> candidates() {
     add_channel_lanes();
+    add_tap_lanes();
     if (problem_.layout == Layout::nchw) add_space_lanes();
     if (problem_.layout == Layout::nhwc) {
       add_reduction_lanes();
@@ -39,6 +43,8 @@ class Planner {
   void add_space_lanes();
   void add_reduction_lanes();
   void add_group_lanes();
+  void add_tap_lanes();
+  [[nodiscard]] std::vector<int> tap_lanes_channels() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
@@ -52,12 +58,12 @@ class Planner {
   const Problem& problem_;
   const Target& target_;
   Axis innermost_;
-  std::map<std::pair<Phases, std::int32_t>, Tiling> tilings_;
+  std::map<std::tuple<bool, Phases, std::int32_t>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::pair(plan.phases, tile_width(plan));
+  const auto key = std::tuple(plan.family == Family::tap_lanes, plan.phases, tile_width(plan));
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
@@ -198,6 +204,49 @@ void Planner::add_group_lanes() {
     add_positions(plan, vectors, 4);
     plan.phases = Phases::row;
     add(plan);
+  }
+}
+
+/// Channels a tile that waste fewer lanes than any fewer, or as few with few vectors.
+std::vector<int> Planner::tap_lanes_channels() const {
+  const auto oc = static_cast<int>(std::min<std::int64_t>(problem_.oc_per_group(), target_.lanes));
+  std::vector<int> result;
+  double least = 1;
+  for (int channels = 1; channels <= oc; ++channels) {
+    if (problem_.layout == Layout::nhwc && channels < problem_.oc_per_group()) continue;
+    const std::int64_t real = innermost_.stride * channels;
+    const std::int64_t vectors = (real + target_.lanes - 1) / target_.lanes;
+    const double wasted =
+        1 - static_cast<double>(real) / static_cast<double>(vectors * target_.lanes);
+    if (vectors > kMaxTileVectors) break;
+    if (wasted > least || (wasted == least && vectors > kFewVectors)) continue;
+    least = wasted;
+    result.push_back(channels);
+  }
+  return result;
+}
+
+void Planner::add_tap_lanes() {
+  if (innermost_.stride == 1) return;
+  const auto rows = static_cast<std::int64_t>(tap_row_shifts(make_phases(innermost_)).size());
+  if (rows > kMaxStaticTaps) return;
+  const std::int64_t positions = innermost_.output / innermost_.stride + 2;
+  for (const int channels : tap_lanes_channels()) {
+    Plan plan;
+    plan.family = Family::tap_lanes;
+    plan.lanes = target_.lanes;
+    plan.phases = Phases::all;
+    plan.channels = channels;
+    if (problem_.layout == Layout::nhwc && !has_contiguous_rows(problem_, plan)) return;
+    const int most =
+        static_cast<int>(std::min<std::int64_t>(positions, target_.vector_registers - 3));
+    for (plan.positions = 1; plan.positions <= most; ++plan.positions) {
+      const double vectors = std::min<double>(
+          vectors_at_once(plan),
+          std::ceil(static_cast<double>(innermost_.stride * channels) / target_.lanes));
+      plan.ic_unroll = choose_unroll(static_cast<double>(rows) * plan.positions * vectors);
+      add(plan);
+    }
   }
 }
 
