@@ -24,7 +24,7 @@ constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCy
 constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4;
 constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
-constexpr double kBytesPerInstruction = 8.5;
+constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 
 /// Instruction counts of one reduction step of a body, and of its end.
 struct BodyCounts {
@@ -202,9 +202,18 @@ TapRowVectors find_tap_row_vectors(const Problem& problem, const Plan& plan, con
   return result;
 }
 
+/// Stores of one position of a tile. Channels first, a vector goes to the row of each channel that
+/// it holds lanes of.
+double stored_pieces(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const auto stride = static_cast<std::int64_t>(body.phases.size());
+  double pieces = std::ceil(static_cast<double>(stride * plan.channels) / plan.lanes);
+  if (problem.layout == Layout::nhwc) return pieces;
+  for (std::int64_t c = 1; c < plan.channels; ++c) pieces += c * stride % plan.lanes != 0 ? 1 : 0;
+  return pieces;
+}
+
 BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
   const TapRowVectors taps = find_tap_row_vectors(problem, plan, body);
-  const auto stride = static_cast<double>(body.phases.size());
   const double positions = plan.positions;
   BodyCounts counts;
   counts.passes = std::max(1.0, std::ceil(taps.any / vectors_at_once(plan)));
@@ -229,10 +238,7 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
       std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
   counts.loads += counts.passes * std::ceil(live_rows / rows_at_once) *
                   std::min(inputs, positions + rows_at_once - 1);
-  // Channels first, a vector is stored to the row of each channel that it holds lanes of.
-  const double rows = problem.layout == Layout::nhwc ? 1 : plan.channels;
-  const double tile_vectors = std::ceil(stride * plan.channels / plan.lanes);
-  counts.stores = positions * std::max(tile_vectors, rows * std::ceil(stride / plan.lanes)) * 1.7;
+  counts.stores = positions * stored_pieces(problem, plan, body) * 1.7;
   return counts;
 }
 
@@ -276,6 +282,7 @@ double weight_block_bytes(const Problem& problem, const Plan& plan) {
 /// What a plan's accesses to channels-first tensors cost beyond their instructions.
 struct PlaneCosts {
   double input_step = 0;  ///< a reduction step
+  double next_pass = 0;   ///< and each pass but the first
   double store = 0;       ///< each store
   double panel_line = 0;  ///< each line copied into a panel
 };
@@ -313,10 +320,16 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
                          (plane % 4096 == 0 && problem.ic_per_group() >= 16);
   const bool far_output = problem.output_spatial() * problem.out_channels * 4 > near_bytes;
   const bool space = plan.family == Family::space_lanes;
-  const bool long_rows = space || plan.family == Family::tap_lanes;
-  const double lines = space ? plan.positions : 1;
+  const bool taps = plan.family == Family::tap_lanes;
+  const bool long_rows = space || taps;
+  const double lines = space  ? plan.positions
+                       : taps ? 1 + static_cast<double>(plan.positions - 1) / plan.lanes
+                              : 1;
   const double panel_bytes = tap_rows_a_row(problem) * static_cast<double>(problem.ic_per_group()) *
                              plan.run * tile_width(plan) * 4;
+  const double rows_bytes = static_cast<double>(problem.ic_per_group()) * lines * kLineBytes;
+  if (rows_bytes > 0.6 * static_cast<double>(target.l1_bytes))
+    costs.next_pass = lines * kL2InputLine;
   if (!plan.panel) {
     costs.input_step = lines * (far_input ? kFarInputLine : kL2InputLine);
   } else if (panel_bytes > 0.6 * static_cast<double>(target.l1_bytes)) {
@@ -399,7 +412,9 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
                        counts.stores * planes.store;
     const double overhead = counts.passes * kLoopCycles * 2;  // of the loop over tap rows
     cost.cycles += tap_rows * tiles *
-                   (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step) + overhead);
+                   (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step +
+                          (counts.passes - 1) * planes.next_pass) +
+                    overhead);
     cost.cycles += rows * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
     fma_total += tap_rows * tiles * ic * counts.fmas;
   }

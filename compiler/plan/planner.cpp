@@ -33,8 +33,8 @@ class Planner {
       add_reduction_lanes();
       add_group_lanes();
     }
-    std::sort(found_.begin(), found_.end(),
-              [](const auto& a, const auto& b) { return a.predicted_us < b.predicted_us; });
+    std::stable_sort(found_.begin(), found_.end(),
+                     [](const auto& a, const auto& b) { return a.predicted_us < b.predicted_us; });
     return std::move(found_);
   }
 
