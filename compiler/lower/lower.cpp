@@ -46,6 +46,9 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
     case Family::tap_lanes:
       if (plan.phases != Phases::all) return "tap_lanes needs phases=all";
       if (plan.channels > plan.lanes) return "tap_lanes needs channels up to lanes";
+      if (plan.positions > 2 * plan.lanes) return "tap_lanes needs positions up to 2 * lanes";
+      if (spatial_axes(problem)[2].stride * plan.channels > kMaxTapLanes)
+        return "tap_lanes needs stride * channels up to " + std::to_string(kMaxTapLanes);
       return channels_first || has_contiguous_rows(problem, plan)
                  ? ""
                  : "tap_lanes needs output rows without gaps, and all their channels a tile";

@@ -25,6 +25,9 @@ std::int32_t tile_width(const Plan& plan);
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);
 
+/// Tap lanes of a tile.
+inline constexpr std::int64_t kMaxTapLanes = 2048;
+
 /// Tap lanes: vectors that a tile accumulates at a time, as many as the registers hold.
 int vectors_at_once(const Plan& plan);
 

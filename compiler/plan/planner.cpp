@@ -17,8 +17,7 @@ namespace {
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
-// Tap lanes: of a tile at all, and of a tile of more channels than fill its vectors.
-constexpr std::int64_t kMaxTileVectors = 128, kFewVectors = 6;
+constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channels than fill vectors
 
 class Planner {
  public:
@@ -218,7 +217,7 @@ std::vector<int> Planner::tap_lanes_channels() const {
     const std::int64_t vectors = (real + target_.lanes - 1) / target_.lanes;
     const double wasted =
         1 - static_cast<double>(real) / static_cast<double>(vectors * target_.lanes);
-    if (vectors > kMaxTileVectors) break;
+    if (real > kMaxTapLanes) break;
     if (wasted > least || (wasted == least && vectors > kFewVectors)) continue;
     least = wasted;
     result.push_back(channels);
