@@ -328,7 +328,7 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   const double panel_bytes = tap_rows_a_row(problem) * static_cast<double>(problem.ic_per_group()) *
                              plan.run * tile_width(plan) * 4;
   const double rows_bytes = static_cast<double>(problem.ic_per_group()) * lines * kLineBytes;
-  if (rows_bytes > 0.6 * static_cast<double>(target.l1_bytes))
+  if (rows_bytes > 0.25 * static_cast<double>(target.l1_bytes))  // weights pass through it too
     costs.next_pass = lines * kL2InputLine;
   if (!plan.panel) {
     costs.input_step = lines * (far_input ? kFarInputLine : kL2InputLine);
