@@ -50,8 +50,9 @@ std::vector<std::int64_t> packed_order(const Axis& axis) {
 /// Walks a tiling as a kernel does and collects what it computes.
 class Walk {
  public:
-  Walk(const Axis& axis, const Tiling& tiling)
-      : axis_(axis), tiling_(tiling), order_(packed_order(axis)) {
+  /// `tap_rows`: made by make_tap_row_tiling(), whose places are of rows, not of taps.
+  Walk(const Axis& axis, const Tiling& tiling, bool tap_rows)
+      : axis_(axis), tiling_(tiling), tap_rows_(tap_rows), order_(packed_order(axis)) {
     for (const TileRun& run : tiling.runs) {
       const TileBody& body = tiling.bodies[static_cast<std::size_t>(run.body)];
       for (std::int64_t tile = 0; tile < run.tiles; ++tile) visit_tile(run, body, tile);
@@ -75,20 +76,26 @@ class Walk {
           const std::int64_t input = run.input + at - tap.shift;
           const bool exists = input >= 0 && input < axis_.input;
           wrong_existence += body.input_exists(q - tap.shift) != exists ? 1 : 0;
-          const auto place = static_cast<std::size_t>(run.group_begin + tap.place);
-          if (exists) terms.insert({order_.at(place), input});
+          if (exists) terms.insert({kernel_index(run, phase, tap), input});
         }
       }
     }
   }
 
+  [[nodiscard]] std::int64_t kernel_index(const TileRun& run, const BodyPhase& phase,
+                                          const BodyTap& tap) const {
+    if (tap_rows_) return (tap.shift * axis_.stride + phase.r) / axis_.dilation;
+    return order_.at(static_cast<std::size_t>(run.group_begin + tap.place));
+  }
+
   const Axis& axis_;
   const Tiling& tiling_;
+  bool tap_rows_;
   std::vector<std::int64_t> order_;
 };
 
-void expect_covers(const Axis& axis, const Tiling& tiling) {
-  const Walk walk(axis, tiling);
+void expect_covers(const Axis& axis, const Tiling& tiling, bool tap_rows = false) {
+  const Walk walk(axis, tiling, tap_rows);
   EXPECT_EQ(walk.computed_twice, 0);
   EXPECT_EQ(walk.wrong_existence, 0);
   const std::int64_t outputs = axis.output - axis.zero_tail;
@@ -132,6 +139,9 @@ void check_tiling(const Axis& axis, std::int32_t width, bool all_phases, std::in
   EXPECT_EQ(taps, axis.kernel);
   expect_covers(axis, tiling);
   expect_economical(axis, tiling, max_run);
+  const Tiling rows = make_tap_row_tiling(axis, make_phases(axis), width, max_run);
+  expect_covers(axis, rows, true);
+  expect_economical(axis, rows, max_run);
 }
 
 Axis random_axis(std::mt19937& random) {
