@@ -126,7 +126,10 @@ class Search {
     }
     plan.rows_by_phase = between(0, 1) == 0;
     plan.run = between(1, 16);
-    plan.panel = plan.panel || (plan.family == Family::space_lanes && between(0, 1) == 0);
+    if (groups && plan.phases == Phases::one) plan.tap_unroll = between(0, 3);
+    const bool may_have_panel =
+        plan.family == Family::space_lanes || (groups && plan.phases != Phases::row);
+    plan.panel = may_have_panel && (plan.panel || between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
     return plan;
   }
@@ -203,8 +206,10 @@ std::vector<Cell> all_cells() {
     add(family, Phases::all, false);
     if (family != Family::space_lanes) add(family, Phases::row, false);
   }
-  add(Family::space_lanes, Phases::one, true);
-  add(Family::space_lanes, Phases::all, true);
+  for (const Family family : {Family::space_lanes, Family::group_lanes}) {
+    add(family, Phases::one, true);
+    add(family, Phases::all, true);
+  }
   return cells;
 }
 

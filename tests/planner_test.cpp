@@ -56,7 +56,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
   for (int i = 0; i < 2'000; ++i) {
     const Plan a = random_plan(random);
     Plan b = a;
-    switch (random() % 10) {
+    switch (random() % 11) {
       case 0:
         b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 4);
         break;
@@ -77,6 +77,9 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
         break;
       case 6:
         b.rows_by_phase = !a.rows_by_phase;
+        break;
+      case 9:
+        b.tap_unroll += 1;
         break;
       case 7:
         b.prefetch = !a.prefetch;
