@@ -155,6 +155,7 @@ convt::Result<convt::Options> to_options(const convt_options_t* theirs) {
   options.strict = c->strict != 0;
   if (c->plan != nullptr) options.plan = c->plan;
   if (c->isa != nullptr) options.isa = c->isa;
+  options.expected_batch = c->expected_batch;
   return options;
 }
 

@@ -135,6 +135,11 @@ class Compilation {
 
 Result<std::shared_ptr<const KernelState>> Compilation::run() {
   if (Status status = validate(key_.problem); !status.ok()) return status.error();
+  if (key_.options.expected_batch < 1) {
+    return Error{
+        ErrorCode::invalid_argument,
+        "expected_batch: " + std::to_string(key_.options.expected_batch) + ", must be at least 1"};
+  }
   if (Status status = choose_backend(); !status.ok()) return status.error();
   {
     const Stopwatch watch(times().total_us);
@@ -166,7 +171,8 @@ Status Compilation::choose_candidates() {
   const Stopwatch watch(times().plan_us);
   if (!key_.options.plan.empty()) return use_given_plan();
   Result<PlanChoice> choice =
-      choose_plan(key_.problem, key_.target, PlanOptions{.strict = key_.options.strict});
+      choose_plan(key_.problem, key_.target,
+                  {.strict = key_.options.strict, .expected_batch = key_.options.expected_batch});
   if (!choice.ok()) return choice.error();
   info().reason = std::move(choice->report.reason);
   candidates_.push_back(std::move(choice->report.chosen));
@@ -183,7 +189,8 @@ Status Compilation::use_given_plan() {
                                                   " lanes, but the target has " +
                                                   std::to_string(key_.target.lanes)};
   }
-  const PlanCost cost = estimate_cost(key_.problem, key_.target, *plan);
+  const PlanCost cost =
+      estimate_cost(key_.problem, key_.target, *plan, key_.options.expected_batch);
   if (cost.vector_registers > key_.target.vector_registers) {
     return Error{ErrorCode::unsupported, "plan: needs " + std::to_string(cost.vector_registers) +
                                              " vector registers, the target has " +
@@ -283,8 +290,7 @@ void Compilation::finish() {
   kernel.task_us = interpreted_ ? 0 : context_.task_us;
   kernel.pool = context_.pool;
   // All slices there can be: those that no task uses cost address space only.
-  kernel.workspaces =
-      std::make_unique<WorkspacePool>(slice_bytes_, WorkspacePool::kMaxSlices);
+  kernel.workspaces = std::make_unique<WorkspacePool>(slice_bytes_, WorkspacePool::kMaxSlices);
   if (kernel.staged.any()) kernel.staging = std::make_unique<StagingPool>();
   info().workspace_bytes = kernel.workspaces->slice_bytes() + kernel.staged.total(1);
   info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
@@ -304,6 +310,7 @@ std::size_t hash_value(const KernelKey& key) {
   std::size_t hash = hash_value(key.problem);
   mix(hash, hash_value(key.target));
   mix(hash, static_cast<std::size_t>(key.options.backend) * 2 + (key.options.strict ? 1 : 0));
+  mix(hash, static_cast<std::size_t>(key.options.expected_batch));
   if (!key.options.plan.empty()) mix(hash, std::hash<std::string>{}(key.options.plan));
   if (!key.options.isa.empty()) mix(hash, std::hash<std::string>{}(key.options.isa));
   return hash * 0x9e3779b97f4a7c15u;

@@ -126,6 +126,8 @@ class Search {
     }
     plan.rows_by_phase = between(0, 1) == 0;
     plan.run = between(1, 16);
+    if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0)
+      plan.images = between(2, 4);
     if (groups && plan.phases == Phases::one) plan.tap_unroll = between(0, 3);
     const bool may_have_panel =
         plan.family == Family::space_lanes || (groups && plan.phases != Phases::row);
@@ -135,7 +137,7 @@ class Search {
   }
 
   [[nodiscard]] bool fits(const Problem& problem, const Plan& plan) const {
-    const PlanCost cost = estimate_cost(problem, target_, plan);
+    const PlanCost cost = estimate_cost(problem, target_, plan, 1);
     return cost.vector_registers <= target_.vector_registers && cost.code_bytes < 50'000;
   }
 

@@ -35,6 +35,7 @@ Plan random_plan(std::mt19937& random) {
   plan.prefetch = below(2) == 0;
   plan.run = 1 + below(100);
   plan.panel = below(2) == 0;
+  plan.images = 1 + below(16);
   if (below(2) == 0)
     plan.staging = {true, static_cast<Layout>(below(2)), static_cast<AxisOrder>(below(3))};
   return plan;
@@ -85,6 +86,9 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
         b.prefetch = !a.prefetch;
         break;
       case 8:
+        b.images += 1;
+        break;
+      case 9:
         b.staging = {true, a.staging.layout, AxisOrder::hwd};
         if (b.staging == a.staging) b.staging.order = AxisOrder::dwh;
         break;
@@ -207,7 +211,7 @@ void expect_sound(const Problem& problem, const Target& target, const PlanChoice
     plans.push_back(rejected.plan);
   }
   for (const Plan& plan : plans) {
-    const PlanCost cost = estimate_cost(problem, target, plan);
+    const PlanCost cost = estimate_cost(problem, target, plan, 1);
     EXPECT_LE(cost.vector_registers, target.vector_registers) << plan.to_text();
   }
 }

@@ -74,7 +74,7 @@ void print_rejected(const Layer& layer, const KernelInfo& info) {
 }
 
 Status explain_layer(const Layer& layer, const CommonOptions& options, Machine* machine) {
-  const Result<Kernel> kernel = convt::compile(layer.problem, compile_options(options));
+  const Result<Kernel> kernel = convt::compile(layer.problem, compile_options(options, layer));
   if (!kernel.ok()) return in_layer(layer, kernel.error());
   const KernelInfo& info = kernel->info();
   fmt::print("layer      {}, n {}\n           {}\n", display_name(layer), layer.batch, info.layer);

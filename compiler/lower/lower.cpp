@@ -29,6 +29,10 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   if (plan.panel && plan.phases == Phases::row) return "panel=1 is for phases one or all";
   if (plan.panel && !channels_first && plan.family != Family::group_lanes)
     return "panel=1 is for layout nchw and group_lanes";
+  const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),
+                                     [](const Axis& axis) { return axis.zero_tail != 0; });
+  if (plan.images > 1 && (plan.family != Family::channel_lanes || plan.panel || zero_tail))
+    return "images is for channel_lanes without panel or zero tail";
   switch (plan.family) {
     case Family::channel_lanes:
       if (plan.channels % plan.lanes == 0) return "";
@@ -52,7 +56,8 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
 std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
   const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
-  if (innermost != kMaxRank - 1 && axes[innermost] == Axis{})
+  const bool is_point = axes[innermost].input == 1 && axes[innermost].output == 1;
+  if (innermost != kMaxRank - 1 && is_point)
     return "staging makes an axis of length 1 the innermost";
   const Problem staged = compute_problem(problem, plan);
   for (const Problem& side : {problem, staged}) {

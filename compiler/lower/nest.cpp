@@ -102,7 +102,8 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       staged_(plan.staging.used),
       rows_by_phase_(plan.rows_by_phase),
       panel_(plan.panel),
-      lanes_(plan.lanes) {
+      lanes_(plan.lanes),
+      images_(plan.images) {
   contiguous_rows_ = plan.family == Family::reduction_lanes && plan.phases == Phases::all &&
                      problem.groups == 1 && problem.out_channels == packed_.oc_tile &&
                      problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
@@ -190,7 +191,7 @@ void Nest::begin_stage() {
   if (!tiles_of_groups()) count_groups();
   if (packed_.oc_tiles() > 1 && !panel_)
     oc_tile_ = Affine::of(builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0}));
-  image_ = Affine::of(builder_.coordinate("image", Extent{1, 1}));
+  bind_images();
   for (std::size_t a = 0; a < outer_count_; ++a)
     if (outer_[a].rows != 1)
       outer_[a].row =
@@ -221,6 +222,17 @@ void Nest::begin_stage() {
 void Nest::end_stage() {
   if (panel_ && packed_.oc_tiles() > 1) builder_.end_loop();
   builder_.end_stage();
+}
+
+void Nest::bind_images() {
+  const ScalarId block = builder_.coordinate("image", Extent{1, images_});
+  image_ = Affine::of(block, images_);
+  if (images_ == 1) return;
+  image_count_ = builder_.let_batch_count("images", block, images_);
+  std::vector<std::int32_t> singles(static_cast<std::size_t>(images_) + 1, 0);
+  for (int count = 1; count < images_; ++count) singles[static_cast<std::size_t>(count)] = count;
+  const auto table = builder_.table("single_images", 1, std::move(singles));
+  single_images_ = builder_.let("singles", table, Affine::of(image_count_), 0);
 }
 
 void Nest::bind_tail_tile() {

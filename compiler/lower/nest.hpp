@@ -65,6 +65,21 @@ class Nest {
     end_stage();
   }
 
+  /// Emits for a full block of plan.images, and in a loop over the images of a block that has
+  /// fewer; the argument is how many images the tile is of.
+  template <class Emit>
+  void for_images(Emit&& emit) {
+    if (images_ == 1) return emit(1);
+    builder_.begin_if_equal(image_count_, images_);
+    emit(images_);
+    builder_.end_if();
+    const Affine block = image_;
+    image_ += Affine::of(builder_.begin_loop("single_image", single_images_));
+    emit(1);
+    builder_.end_loop();
+    image_ = block;
+  }
+
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
   /// The body's loop over taps. Addresses made inside are of the trip's first tap, those made after
@@ -149,6 +164,7 @@ class Nest {
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
   void begin_tap_loop(OuterAxis& axis, const std::string& name);
+  void bind_images();
   void bind_runs(const Affine& row);
   void bind_tail_tile();
   void declare_panel();
@@ -168,6 +184,8 @@ class Nest {
   std::size_t outer_count_ = 2;
 
   BufferId src_ = 0, weights_ = 0, bias_ = 0, dst_ = 0;
+  ScalarId image_count_ = program::kNone;    ///< images of the block
+  ScalarId single_images_ = program::kNone;  ///< the same if fewer than a full block, else 0
   Affine group_, oc_tile_, image_;
   ScalarId tail_tile_ = program::kNone;
   bool contiguous_rows_ = false;
@@ -186,6 +204,7 @@ class Nest {
   [[nodiscard]] PanelColumns panel_columns(const TileRun& run) const;
   bool panel_;
   int lanes_;
+  int images_;  ///< of a full block
   BufferId panel_buffer_ = 0;
   std::int32_t panel_reach_ = 0;  ///< panel column of relative input 0 of a run's first tile
   std::vector<std::int64_t> panel_counts_;  ///< distinct counts of columns

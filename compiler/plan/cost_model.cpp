@@ -75,7 +75,10 @@ Products count_products(const TileBody& body) {
 }
 
 BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
-  const Products products = count_products(body);
+  Products products = count_products(body);
+  products.positions *= plan.images;
+  products.count *= plan.images;
+  products.inputs *= plan.images;
   const double vectors = plan.channels / plan.lanes;
   BodyCounts counts;
   counts.accumulators = static_cast<int>(products.positions * vectors);
@@ -92,7 +95,7 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
       counts.stores = blocks * plan.lanes * 1.5;
       counts.shuffles = blocks * plan.lanes * 4;
       // The transpose works on whole quads of rows, with a few registers on top.
-      const double rows = std::min<double>(products.positions, plan.lanes);
+      const double rows = std::min<double>(products.positions / plan.images, plan.lanes);
       counts.registers =
           std::max(counts.registers,
                    counts.accumulators + 4 + static_cast<int>(std::ceil(rows / 4) * 4 - rows));
@@ -444,7 +447,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
       cost.cycles += tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(problem, plan);
     fma_total += tap_rows * tiles * ic * step.fmas;
   }
-  cost.cycles *= tiles_of_channels;
+  cost.cycles *= tiles_of_channels / plan.images;
   if (problem.layout == Layout::nhwc)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
@@ -489,9 +492,27 @@ double estimate_staging_cycles(const Problem& problem, const Target& target, con
          2 * bytes / memory_rate(target, 2 * bytes);
 }
 
-PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan) {
+PlanCost average_over_batch(const PlanCost& block, const PlanCost& single, int images,
+                            std::int64_t batch) {
+  const auto singles = static_cast<double>(batch % images);
+  const auto blocked = static_cast<double>(batch) - singles;
+  PlanCost cost = block;
+  cost.cycles = (block.cycles * blocked + single.cycles * singles) / static_cast<double>(batch);
+  cost.code_bytes += single.code_bytes;
+  return cost;
+}
+
+PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
+                       std::int64_t batch) {
   const Problem computed = compute_problem(problem, plan);
-  PlanCost cost = estimate_cost(computed, target, plan, make_plan_tiling(computed, plan));
+  const Tiling tiling = make_plan_tiling(computed, plan);
+  PlanCost cost = estimate_cost(computed, target, plan, tiling);
+  if (plan.images > 1) {
+    Plan single = plan;
+    single.images = 1;
+    cost = average_over_batch(cost, estimate_cost(computed, target, single, tiling), plan.images,
+                              batch);
+  }
   cost.cycles += estimate_staging_cycles(problem, target, plan);
   return cost;
 }

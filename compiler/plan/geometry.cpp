@@ -17,6 +17,44 @@ std::vector<std::int32_t> phase_sorted_places(const Axis& axis) {
   return places;
 }
 
+/// d, h, w; units in front for lower ranks.
+std::array<Axis, kMaxRank> padded_axes(const Problem& problem) {
+  std::array<Axis, kMaxRank> axes{};
+  const auto rank = static_cast<std::size_t>(problem.rank);
+  std::copy_n(problem.axes.begin(), rank, axes.end() - problem.rank);
+  return axes;
+}
+
+/// Each input has outputs of its own: what follows one row of them can continue it.
+bool is_separable(const Axis& axis) {
+  return axis.effective_kernel() <= axis.stride && axis.crop_begin == 0 &&
+         axis.output == axis.input * axis.stride && axis.zero_tail == 0;
+}
+
+bool is_pointwise(const Axis& axis) { return is_separable(axis) && axis.stride == 1; }
+
+struct OrderedAxes {
+  std::array<Axis, kMaxRank> axes;
+  std::array<std::size_t, kMaxRank> order;  ///< which of the padded axes stands at each place
+};
+
+OrderedAxes order_axes(const Problem& problem) {
+  const std::array<Axis, kMaxRank> padded = padded_axes(problem);
+  std::array<std::size_t, kMaxRank> order{0, 1, 2};
+  std::stable_partition(order.begin(), order.end(), [&](std::size_t a) {
+    return padded[a].input == 1 && padded[a].output == 1;
+  });
+  std::array<Axis, kMaxRank> axes{padded[order[0]], padded[order[1]], padded[order[2]]};
+  while (!(axes[1] == Axis{}) && is_pointwise(axes[1]) && is_separable(axes[2])) {
+    axes[2].input *= axes[1].input;
+    axes[2].output *= axes[1].input;
+    axes[1] = axes[0];
+    axes[0] = Axis{};
+    std::swap(order[0], order[1]);
+  }
+  return {axes, order};
+}
+
 /// One output at a time: its taps come from a table at run time, each a group of its own.
 Tiling make_row_tiling() {
   Tiling tiling;
@@ -36,12 +74,10 @@ std::int32_t loop_taps_of(const Plan& plan) {
 
 }  // namespace
 
-std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) {
-  std::array<Axis, kMaxRank> axes{};
-  std::size_t place = kMaxRank;
-  for (auto a = static_cast<std::size_t>(problem.rank); a-- > 0;)
-    if (!(problem.axes[a] == Axis{})) axes[--place] = problem.axes[a];
-  return axes;
+std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) { return order_axes(problem).axes; }
+
+std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem) {
+  return order_axes(problem).order;
 }
 
 Problem with_canonical_layout(Problem problem) {
@@ -114,7 +150,9 @@ Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
   PackedLayout layout = make_compute_layout(compute_problem(problem, plan), plan);
-  if (plan.staging.used) layout.axis_order = axes_in_order(plan.staging.order);
+  const std::array<std::size_t, kMaxRank> places = axes_in_order(plan.staging.order);
+  const std::array<std::size_t, kMaxRank> order = spatial_order(problem);
+  for (std::size_t a = 0; a < kMaxRank; ++a) layout.axis_order[a] = order[places[a]];
   return layout;
 }
 

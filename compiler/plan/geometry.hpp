@@ -11,9 +11,13 @@
 
 namespace convt {
 
-/// A problem's axes as d, h, w. Axes of one input, output and tap say nothing and are left out:
-/// leading ones are units instead.
+/// A problem's axes as d, h, w, units in front where there are fewer. Axes of one input and one
+/// output take no part in the order of elements in memory: they come first, too. Pointwise axes
+/// join the innermost one where its rows do not overlap. So the innermost is as long as can be.
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
+
+/// Which of the problem's axes, units in front, stands at each place of spatial_axes().
+std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem);
 
 /// `problem` with a layout of its own choice where both describe the same memory: tensors of one
 /// channel are channels first.

@@ -70,6 +70,7 @@ std::string Plan::to_text() const {
          " ic_unroll=" + std::to_string(ic_unroll) +
          " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
          " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0") +
+         " images=" + std::to_string(images) +
          (tap_unroll != 0 ? " tap_unroll=" + std::to_string(tap_unroll) : "") +
          " staging=" + staging_text(staging);
 }

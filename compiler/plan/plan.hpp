@@ -64,6 +64,9 @@ struct Plan {
   /// Copy the input rows of an item side by side first: channels first, planes lie pages apart and,
   /// when they are multiples of 4 KiB, push each other out of the cache.
   bool panel = false;
+  /// Channel lanes: images a tile, for spaces so small that the positions of one image do not fill
+  /// a tile. The last images of a batch, if fewer, go one by one.
+  int images = 1;
   Staging staging;
   bool operator==(const Plan&) const = default;
 
@@ -89,7 +92,8 @@ struct PlanReport {
 };
 
 struct PlanOptions {
-  bool strict = false;  ///< refuse plans with under 25% useful lanes
+  bool strict = false;              ///< refuse plans with under 25% useful lanes
+  std::int64_t expected_batch = 1;  ///< images a run: what costs are compared for
   bool operator==(const PlanOptions&) const = default;
 };
 

@@ -16,6 +16,8 @@ namespace {
 
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
+constexpr std::int64_t kMostImages = 16;
+constexpr std::int64_t kSmallRow = 8;        // positions; with more, a tile is of one image
 constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
 constexpr int kTapUnroll = 8;                // what a loop over more taps unrolls
@@ -23,12 +25,15 @@ constexpr int kTapUnroll = 8;                // what a loop over more taps unrol
 class Planner {
  public:
   /// `problem` is the user's.
-  Planner(const Problem& problem, const Target& target, const Staging& staging)
+  Planner(const Problem& problem, const Target& target, const PlanOptions& options,
+          const Staging& staging)
       : base_(base_plan(target, staging)),
         problem_(compute_problem(problem, base_)),
         target_(target),
+        batch_(options.expected_batch),
         staging_cycles_(estimate_staging_cycles(problem, target, base_)),
-        innermost_(spatial_axes(problem_)[2]) {}
+        innermost_(spatial_axes(problem_)[2]),
+        most_images_(choose_most_images()) {}
 
   std::vector<PlanReport::Candidate> candidates() {
     add_channel_lanes();
@@ -64,13 +69,16 @@ class Planner {
   [[nodiscard]] std::int64_t weight_bytes(const Plan& plan) const {
     return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
   }
+  [[nodiscard]] int choose_most_images() const;
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
 
   const Plan base_;
   const Problem problem_;  ///< what the plans' kernels compute
   const Target& target_;
+  const std::int64_t batch_;
   const double staging_cycles_;
   const Axis innermost_;
+  const int most_images_;  ///< of a tile
   std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
@@ -80,6 +88,15 @@ const Tiling& Planner::tiling(const Plan& plan) {
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
+}
+
+/// Images share a tile only where the positions of one do not fill it.
+int Planner::choose_most_images() const {
+  const bool small = innermost_.output <= kSmallRow * innermost_.stride;
+  const auto axes = spatial_axes(problem_);
+  const bool zero_tail =
+      std::any_of(axes.begin(), axes.end(), [](const Axis& axis) { return axis.zero_tail != 0; });
+  return small && !zero_tail ? static_cast<int>(std::min<std::int64_t>(batch_, kMostImages)) : 1;
 }
 
 int Planner::choose_unroll(double products_a_channel) const {
@@ -97,7 +114,13 @@ void Planner::add(Plan plan) {
           : problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
                 problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
   const Tiling& tiles = tiling(plan);
-  const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
+  PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
+  if (plan.images > 1) {
+    Plan single = plan;
+    single.images = 1;
+    cost = average_over_batch(cost, estimate_cost(problem_, target_, single, tiles), plan.images,
+                              batch_);
+  }
   if (cost.vector_registers > target_.vector_registers) return;
   if (cost.code_bytes > kMaxCodeBytes) return;
   const double cycles = cost.cycles + staging_cycles_;
@@ -128,8 +151,12 @@ void Planner::add_channel_lanes() {
         const double taps = phases == Phases::all
                                 ? static_cast<double>(innermost_.kernel)
                                 : std::ceil(static_cast<double>(innermost_.kernel) / stride);
-        plan.ic_unroll = choose_unroll(taps * positions * vectors);
-        add(plan);
+        for (plan.images = 1; plan.images <= most_images_ && plan.images * positions <= most;
+             ++plan.images) {
+          plan.ic_unroll = choose_unroll(taps * positions * vectors * plan.images);
+          add(plan);
+        }
+        plan.images = 1;
       }
       plan.positions = 1;
     }
@@ -307,8 +334,10 @@ std::vector<Staging> other_orders(const Problem& problem) {
 }
 
 /// All candidates, best first.
-std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const Target& target) {
-  std::vector<PlanReport::Candidate> candidates = Planner(problem, target, {}).candidates();
+std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const Target& target,
+                                                   const PlanOptions& options) {
+  std::vector<PlanReport::Candidate> candidates =
+      Planner(problem, target, options, {}).candidates();
   const auto is_faster = [](const auto& a, const auto& b) {
     return a.predicted_us < b.predicted_us;
   };
@@ -316,7 +345,7 @@ std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const
   const double limit_us = roofline_cycles(problem, target) / kCyclesPerMicrosecond;
   if (best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us) {
     for (const Staging& staging : other_orders(problem)) {
-      auto staged = Planner(problem, target, staging).candidates();
+      auto staged = Planner(problem, target, options, staging).candidates();
       candidates.insert(candidates.end(), staged.begin(), staged.end());
     }
   }
@@ -332,7 +361,7 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
                                const PlanOptions& options) {
   const Problem problem = with_canonical_layout(user_problem);
   if (Status status = check_lengths(problem); !status.ok()) return status.error();
-  std::vector<PlanReport::Candidate> candidates = find_candidates(problem, target);
+  std::vector<PlanReport::Candidate> candidates = find_candidates(problem, target, options);
   if (candidates.empty())
     return Error{ErrorCode::unsupported, "no plan fits the target: " + problem.to_text()};
   if (options.strict && candidates.front().useful_lanes < 0.25) {

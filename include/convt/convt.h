@@ -122,10 +122,11 @@ typedef struct convt_options {
   int32_t strict;      /* 1: refuse plans with under 25% useful lanes */
   const char* plan;    /* plan to use, as convt_kernel_plan() prints it; null: convt chooses */
   const char* isa;     /* "scalar", "avx2", "avx512": compile for this; null: for this machine */
+  int64_t expected_batch; /* images a run will mostly have, at least 1; any batch may be run */
 } convt_options_t;
 
 #define CONVT_OPTIONS_INIT \
-  { sizeof(convt_options_t), CONVT_BACKEND_AUTOMATIC, 0, NULL, NULL }
+  { sizeof(convt_options_t), CONVT_BACKEND_AUTOMATIC, 0, NULL, NULL, 1 }
 
 /* A compiled layer: immutable, usable from any threads at once. */
 typedef struct convt_kernel convt_kernel_t;
