@@ -168,6 +168,7 @@ TEST(Lower, RefusesPlansThatDoNotFitTheLayer) {
   EXPECT_TRUE(refuses(first, "space_lanes channels=4 phases=row"));
   EXPECT_TRUE(refuses(last, "channel_lanes panel=1"));
   EXPECT_TRUE(refuses(first, "channel_lanes panel=1 phases=row"));
+  EXPECT_TRUE(refuses(first, "channel_lanes tile_rows=2"));
   EXPECT_TRUE(refuses(last, "group_lanes channels=1"));
 
   Problem grouped = last;
@@ -193,6 +194,7 @@ Plan arbitrary_plan(std::mt19937& random) {
   plan.prefetch = random() % 2 == 0;
   plan.run = pick({1, 2, 3, 16, 4096});
   plan.panel = random() % 4 == 0;
+  plan.tile_rows = pick({1, 1, 1, 2, 3, 4, 6, 12, 4096});
   plan.images = pick({1, 1, 1, 2, 3, 7});
   if (random() % 4 == 0) {
     plan.staging = {true, static_cast<Layout>(random() % 2), static_cast<AxisOrder>(random() % 3)};

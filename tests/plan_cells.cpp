@@ -133,6 +133,8 @@ class Search {
         plan.family == Family::space_lanes || (groups && plan.phases != Phases::row);
     plan.panel = may_have_panel && (plan.panel || between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
+    if (plan.family == Family::space_lanes && between(0, 1) == 0)
+      plan.tile_rows = static_cast<int>(spatial_axes(problem)[1].stride) * between(1, 3);
     return plan;
   }
 

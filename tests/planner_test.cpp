@@ -35,6 +35,7 @@ Plan random_plan(std::mt19937& random) {
   plan.prefetch = below(2) == 0;
   plan.run = 1 + below(100);
   plan.panel = below(2) == 0;
+  plan.tile_rows = 1 + below(12);
   plan.images = 1 + below(16);
   if (below(2) == 0)
     plan.staging = {true, static_cast<Layout>(below(2)), static_cast<AxisOrder>(below(3))};
@@ -57,7 +58,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
   for (int i = 0; i < 2'000; ++i) {
     const Plan a = random_plan(random);
     Plan b = a;
-    switch (random() % 11) {
+    switch (random() % 12) {
       case 0:
         b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 4);
         break;
@@ -86,9 +87,12 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
         b.prefetch = !a.prefetch;
         break;
       case 8:
-        b.images += 1;
+        b.tile_rows += 1;
         break;
       case 9:
+        b.images += 1;
+        break;
+      case 10:
         b.staging = {true, a.staging.layout, AxisOrder::hwd};
         if (b.staging == a.staging) b.staging.order = AxisOrder::dwh;
         break;

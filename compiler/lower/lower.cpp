@@ -33,6 +33,9 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
                                      [](const Axis& axis) { return axis.zero_tail != 0; });
   if (plan.images > 1 && (plan.family != Family::channel_lanes || plan.panel || zero_tail))
     return "images is for channel_lanes without panel or zero tail";
+  if (plan.tile_rows > 1 &&
+      (plan.family != Family::space_lanes || plan.tile_rows % spatial_axes(problem)[1].stride != 0))
+    return "tile_rows is for space_lanes, and a multiple of the stride";
   switch (plan.family) {
     case Family::channel_lanes:
       if (plan.channels % plan.lanes == 0) return "";

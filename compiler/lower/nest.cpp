@@ -99,6 +99,7 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       axes_(spatial_axes(problem)),
       packed_(make_compute_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)),
+      row_tiling_(make_row_tiling(problem, plan)),
       staged_(plan.staging.used),
       rows_by_phase_(plan.rows_by_phase),
       panel_(plan.panel),
@@ -109,7 +110,9 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
                      problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
   if (plan.phases == Phases::row) outer_count_ = kMaxRank;
   for (std::size_t a = 0; a < outer_count_; ++a)
-    outer_[a] = make_outer_axis(axes_[a], std::string(1, kAxisNames[a]) + "_rows");
+    outer_[a] = a == 1 && plan.tile_rows > 1
+                    ? make_tiled_axis(axes_[a])
+                    : make_outer_axis(axes_[a], std::string(1, kAxisNames[a]) + "_rows");
 }
 
 Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name) {
@@ -138,6 +141,34 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
     first_place += static_cast<std::int32_t>(phase.taps.size());
   }
   if (!rows_by_phase_) sort_rows_by_output(table);
+  declare_rows(outer, name, std::move(table));
+  return outer;
+}
+
+Nest::OuterAxis Nest::make_tiled_axis(const Axis& axis) {
+  OuterAxis outer;
+  outer.tiled = true;
+  outer.input_step = -1;
+  std::vector<std::int32_t> table, bodies;
+  for (const TileRun& run : row_tiling_.runs) {
+    const TileBody& body = row_tiling_.bodies[static_cast<std::size_t>(run.body)];
+    for (std::int64_t t = 0; t < run.tiles; ++t) {
+      const std::int64_t q = t * row_tiling_.width;
+      table.push_back(static_cast<std::int32_t>(run.output + q * axis.stride));
+      table.push_back(static_cast<std::int32_t>(run.input + q + body.input_begin));
+      table.push_back(0);
+      table.push_back(body.input_end - body.input_begin);
+      bodies.push_back(run.body);
+    }
+  }
+  declare_rows(outer, "h_tiles", std::move(table));
+  if (row_tiling_.bodies.size() > 1)
+    row_body_table_ = builder_.table("h_bodies", 1, std::move(bodies));
+  return outer;
+}
+
+void Nest::declare_rows(OuterAxis& outer, const std::string& name,
+                        std::vector<std::int32_t> table) {
   outer.rows = static_cast<std::int64_t>(table.size()) / kRowColumns;
   outer.taps = table.empty() ? 0 : table[kTapCount];
   for (std::size_t i = kTapCount; i < table.size(); i += kRowColumns)
@@ -146,7 +177,6 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
   for (std::size_t i = kTapCount; i < table.size(); i += kRowColumns)
     outer.constant_taps = outer.constant_taps && table[i] == outer.taps;
   outer.table = builder_.table(name, kRowColumns, std::move(table));
-  return outer;
 }
 
 Nest::ChannelTiles Nest::channel_tiles() const {
@@ -304,7 +334,7 @@ void Nest::copy_rows(std::int64_t columns) {
   const Reg tail_mask = columns % lanes_ == 0
                             ? program::kNone
                             : builder_.mask(lane_bits(0, columns % lanes_, lanes_));
-  begin_taps();
+  begin_input_rows();
   const Affine ic = Affine::of(builder_.begin_loop("ic", packed_.ic));
   const Affine channel = group_ * packed_.ic + ic;
   Mem from{builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, panel_src_}),
@@ -422,8 +452,24 @@ void Nest::bind_outer_axis(OuterAxis& axis, const std::string& name) {
   }
   axis.out = Affine::of(builder_.let("out_" + name, axis.table, row, kOutput));
   axis.first_input = Affine::of(builder_.let("in_" + name, axis.table, row, kFirstInput));
-  axis.first_tap = Affine::of(builder_.let("tap_" + name, axis.table, row, kFirstTap));
+  if (axis.tiled) {
+    if (row_tiling_.bodies.size() > 1)
+      row_tile_body_ = builder_.let("body_" + name, row_body_table_, row, 0);
+    if (!panel_) return;  // bodies know how many input rows they have
+  } else {
+    axis.first_tap = Affine::of(builder_.let("tap_" + name, axis.table, row, kFirstTap));
+  }
   if (!axis.constant_taps) axis.count = builder_.let("taps_" + name, axis.table, row, kTapCount);
+}
+
+void Nest::begin_row_body() {
+  if (row_tiling_.bodies.size() == 1) return;
+  builder_.comment("rows of body " + std::to_string(row_body_));
+  builder_.begin_if_equal(row_tile_body_, static_cast<std::int64_t>(row_body_));
+}
+
+void Nest::end_row_body() {
+  if (row_tiling_.bodies.size() > 1) builder_.end_if();
 }
 
 void Nest::begin_body(std::size_t body) {
@@ -446,11 +492,11 @@ void Nest::end_body() {
   if (tiling_.bodies.size() > 1) builder_.end_if();
 }
 
-void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name) {
+void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name, bool open) {
   axis.input = axis.first_input;
   axis.tap = axis.first_tap;
   axis.live_tap = 0;
-  axis.loop_open = !(axis.constant_taps && axis.taps == 1);
+  axis.loop_open = open && !(axis.constant_taps && axis.taps == 1);
   if (!axis.loop_open) return;
   const ScalarId j = axis.constant_taps ? builder_.begin_loop(name, axis.taps)
                                         : builder_.begin_loop(name, axis.count);
@@ -461,7 +507,13 @@ void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name) {
 
 void Nest::begin_taps() {
   for (std::size_t a = 0; a < outer_count_; ++a)
-    begin_tap_loop(outer_[a], std::string("tap_row_") + kAxisNames[a]);
+    begin_tap_loop(outer_[a], std::string("tap_row_") + kAxisNames[a], !outer_[a].tiled);
+}
+
+/// Loops over all input rows of the item.
+void Nest::begin_input_rows() {
+  for (std::size_t a = 0; a < outer_count_; ++a)
+    begin_tap_loop(outer_[a], std::string("row_") + kAxisNames[a], true);
 }
 
 void Nest::end_taps() {

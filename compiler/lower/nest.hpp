@@ -1,7 +1,7 @@
 // Nest: what every family's kernel has around its micro-kernel bodies.
 //
 //     item = (group, oc tile, image, output row d, output row h, run of tiles)
-//       for each body: if the run is of that body
+//       for each body: if the run (and the tile of rows) is of that body
 //         for each tile of the run
 //           [family: start accumulators]
 //           for each live tap row d, for each live tap row h        begin_taps() ... end_taps()
@@ -9,7 +9,9 @@
 //           [family: store]
 //
 // Outer axes go row by row: a table gives for each output row its first live input row and taps,
-// sorted by phase. The innermost axis goes by the Tiling.
+// sorted by phase. The innermost axis goes by the Tiling. Where tiles are several rows of h high
+// (Plan::tile_rows), h goes by a Tiling too: the table is of tiles, a body is one for the row tile
+// and one for the columns, and the family multiplies all taps of h itself.
 #pragma once
 
 #include <array>
@@ -51,16 +53,27 @@ class Nest {
   [[nodiscard]] bool contiguous_rows() const { return contiguous_rows_; }
 
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
+  [[nodiscard]] bool one_tile_a_row() const {
+    return tiling_.runs.size() == 1 && tiling_.runs[0].tiles == 1;
+  }
+  /// Input rows from one tile of rows to the next.
+  [[nodiscard]] std::int32_t rows_ahead() const { return row_tiling_.width; }
+  /// The rows of the body at hand; its places are axis 3 of weights.
+  [[nodiscard]] const TileBody& rows() const { return row_tiling_.bodies[row_body_]; }
   [[nodiscard]] const PackedLayout& packed() const { return packed_; }
 
   /// The stage: buffers, grid, the item's scalars, its input panel, and lower(body) for each body.
   template <class Lower>
   void for_each_body(Lower&& lower) {
     begin_stage();
-    for (std::size_t b = 0; b < tiling_.bodies.size(); ++b) {
-      begin_body(b);
-      lower(tiling_.bodies[b]);
-      end_body();
+    for (row_body_ = 0; row_body_ < row_tiling_.bodies.size(); ++row_body_) {
+      begin_row_body();
+      for (std::size_t b = 0; b < tiling_.bodies.size(); ++b) {
+        begin_body(b);
+        lower(tiling_.bodies[b]);
+        end_body();
+      }
+      end_row_body();
     }
     end_stage();
   }
@@ -80,7 +93,9 @@ class Nest {
     image_ = block;
   }
 
-  void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
+  /// Loops over live taps of d and h (of w as well with Phases::row); tiles of several rows have no
+  /// loop over h.
+  void begin_taps();
   void end_taps();
   /// The body's loop over taps. Addresses made inside are of the trip's first tap, those made after
   /// it (up to end_taps()) count from its last.
@@ -120,7 +135,8 @@ class Nest {
   /// `d` = bias of channels [first, first + lanes) of the tile, 0 past the last.
   void load_bias(Reg d, std::int64_t first, int lanes);
 
-  /// src at (channel ic of the group, this tap row, relative input 0 of the tile).
+  /// src at (channel ic of the group, this tap row or the first input row that exists for a tile of
+  /// several rows, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
   /// Several groups in the lanes: first channel of vector v from src_address(), and the lanes to
   /// load for so many groups in it.
@@ -135,11 +151,14 @@ class Nest {
  private:
   void begin_stage();
   void end_stage();
+  void begin_row_body();
+  void end_row_body();
   void begin_body(std::size_t body);
   void end_body();
 
   struct OuterAxis {
     bool trivial = false;        ///< one tap, in = out: no table
+    bool tiled = false;          ///< rows are tiles, taps the input rows that exist for them
     bool constant_taps = false;  ///< every row has the same count of live taps
     std::int64_t rows = 1;
     std::int64_t taps = 1;        ///< that count
@@ -161,10 +180,13 @@ class Nest {
 
   [[nodiscard]] Affine first_channel() const;  ///< of dst
   OuterAxis make_outer_axis(const Axis& axis, const std::string& name);
+  OuterAxis make_tiled_axis(const Axis& axis);
+  void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table);
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
-  void begin_tap_loop(OuterAxis& axis, const std::string& name);
   void bind_images();
+  void begin_input_rows();
+  void begin_tap_loop(OuterAxis& axis, const std::string& name, bool open);
   void bind_runs(const Affine& row);
   void bind_tail_tile();
   void declare_panel();
@@ -178,6 +200,7 @@ class Nest {
   std::array<Axis, kMaxRank> axes_;
   PackedLayout packed_;
   Tiling tiling_;
+  Tiling row_tiling_;
   bool staged_;
   bool rows_by_phase_;
   std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row
@@ -191,6 +214,9 @@ class Nest {
   bool contiguous_rows_ = false;
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
+  program::TableId row_body_table_ = 0;
+  ScalarId row_tile_body_ = program::kNone;
+  std::size_t row_body_ = 0;  ///< at hand
   Affine run_output_, run_input_, run_group_;
   Affine run_tap_, run_trips_;
   ScalarId run_trips_scalar_ = program::kNone;

@@ -27,8 +27,8 @@ struct Product {
 };
 
 struct BodyProducts {
-  std::vector<Position> positions;  ///< ascending image, then output
-  std::vector<Product> products;    ///< ascending place, then image, then input
+  std::vector<Position> positions;   ///< ascending image, then output
+  std::vector<Product> products;     ///< ascending place, then image, then input
   std::vector<Product> loop, after;  ///< those of the body's blocks of that name
 };
 

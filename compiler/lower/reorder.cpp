@@ -221,7 +221,8 @@ class Reorder {
 void lower_reorder_src(const Problem& problem, const Problem& staged, const Plan& plan,
                        Builder& builder) {
   Reorder(make_src(problem, program::BufferKind::src), AxisOrder::dhw,
-          make_src(staged, program::BufferKind::staged_src), plan.staging.order, plan.lanes, builder)
+          make_src(staged, program::BufferKind::staged_src), plan.staging.order, plan.lanes,
+          builder)
       .lower("reorder_src");
 }
 

@@ -56,9 +56,9 @@ void fill_box(const Problem& problem, BufferId dst, int lanes, Builder& builder,
 }  // namespace
 
 void lower_zero_tail(const Problem& problem, const Plan& plan, Builder& builder) {
-  const BufferId dst = find_buffer(builder.program(), plan.staging.used
-                                                          ? program::BufferKind::staged_dst
-                                                          : program::BufferKind::dst);
+  const BufferId dst =
+      find_buffer(builder.program(),
+                  plan.staging.used ? program::BufferKind::staged_dst : program::BufferKind::dst);
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
   for (std::size_t tail = 0; tail < kMaxRank; ++tail) {
     if (axes[tail].zero_tail == 0) continue;

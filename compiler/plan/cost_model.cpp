@@ -29,6 +29,9 @@ constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one int
 constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
 constexpr double kSquareCycles = 55;  // transposing lanes x lanes elements from memory to memory
 constexpr double kBytesPerInstruction = 8.5;
+// What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
+// several rows: they have few other loads to wait for.
+constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 
 /// Instruction counts of one reduction step.
 struct StepCounts {
@@ -107,9 +110,12 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   return counts;
 }
 
-BodyCounts count_space_lanes(const Plan& plan, const TileBody& body, std::int64_t stride) {
+/// `rows`: of axis h. `registers`: of the target.
+BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileBody& body,
+                             std::int64_t stride, int registers) {
   BodyCounts counts;
   const double j = plan.channels;
+  double weights = 0;
   std::vector<std::int32_t> shifts;
   for (const BodyPhase& phase : body.phases) {
     if (phase.valid_begin >= phase.valid_end) continue;
@@ -120,25 +126,32 @@ BodyCounts count_space_lanes(const Plan& plan, const TileBody& body, std::int64_
       const std::int32_t end = std::min(phase.valid_end - tap.shift, body.input_end) + tap.shift;
       if (begin >= end) continue;
       const double vectors = (end - 1) / plan.lanes - begin / plan.lanes + 1;
-      counts.fmas += vectors * j;
-      counts.loads += plan.positions == 1 ? j * vectors : j;
-      counts.weight_bytes += j * 4;
+      counts.fmas += vectors * j * rows.count;
+      weights += j * rows.taps;
       ++live_taps;
       shifts.push_back(tap.shift);
     }
-    counts.chain = std::max(counts.chain, live_taps);
+    counts.chain = std::max(counts.chain, live_taps * rows.longest_chain);
   }
   std::sort(shifts.begin(), shifts.end());
   shifts.erase(std::unique(shifts.begin(), shifts.end()), shifts.end());
-  // Unaligned vectors mostly straddle two cache lines.
-  counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size());
   const bool spread = plan.phases == Phases::one && stride > 1;
-  counts.accumulators = static_cast<int>(j * plan.positions) * static_cast<int>(body.phases.size());
+  counts.accumulators =
+      static_cast<int>(j * plan.positions * rows.positions) * static_cast<int>(body.phases.size());
   counts.registers = counts.accumulators + plan.positions + (plan.positions > 1 ? 1 : 0);
+  const double uses = rows.count / std::max(rows.taps, 1.0);
+  const double held =
+      uses > 1 ? std::min<double>(weights, held_weights(plan, counts.accumulators, registers)) : 0;
+  const double broadcast = plan.tile_rows == 1   ? 1
+                           : plan.positions == 1 ? kBroadcastOperand
+                                                 : kBroadcast;
+  counts.weight_bytes = weights * 4;
+  counts.loads = held + (weights - held) * uses * broadcast;
+  // Unaligned vectors mostly straddle two cache lines.
+  counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
   counts.stores = counts.accumulators * 1.7;
-  counts.shuffles =
-      stride == 1 ? 0 : counts.accumulators * (stride == 2 ? 1.5 : static_cast<double>(stride));
+  counts.shuffles = counts.accumulators * 1.5 * interleave_steps(stride, plan.lanes);
   if (spread) {
     counts.shuffles =
         counts.accumulators * static_cast<double>(std::min<std::int64_t>(stride, plan.lanes));
@@ -252,18 +265,46 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   return counts;
 }
 
-BodyCounts count_body(const Problem& problem, const Plan& plan, const TileBody& body) {
+BodyCounts count_body(const Problem& problem, const Target& target, const Plan& plan,
+                      const Products& rows, const TileBody& body) {
   switch (plan.family) {
     case Family::channel_lanes:
       return count_channel_lanes(problem, plan, body);
     case Family::space_lanes:
-      return count_space_lanes(plan, body, spatial_axes(problem)[2].stride);
+      return count_space_lanes(plan, rows, body, spatial_axes(problem)[2].stride,
+                               target.vector_registers);
     case Family::reduction_lanes:
       return count_reduction_lanes(problem, plan, body);
     case Family::group_lanes:
       return count_group_lanes(problem, plan, body);
   }
   return {};
+}
+
+/// The row tiles of one body, over all of d and h.
+struct RowTiles {
+  Products products;
+  double tiles = 0;
+  double tap_rows = 0;  ///< live taps of d (and of h, if a tile is one row) of all these tiles
+};
+
+std::vector<RowTiles> count_row_tiles(const Problem& problem, const Plan& plan) {
+  const auto axes = spatial_axes(problem);
+  const Tiling tiling = make_row_tiling(problem, plan);
+  std::vector<RowTiles> rows;
+  for (const TileBody& body : tiling.bodies) rows.push_back({count_products(body), 0, 0});
+  for (const TileRun& run : tiling.runs)
+    rows[static_cast<std::size_t>(run.body)].tiles += static_cast<double>(run.tiles);
+  for (RowTiles& row : rows) row.tap_rows = row.tiles;
+  for (std::size_t a = 0; a < kMaxRank; ++a) {
+    if (a == 1 && plan.tile_rows > 1) continue;
+    if (a == 2 && plan.phases != Phases::row) continue;
+    for (RowTiles& row : rows) {
+      row.tiles *= static_cast<double>(axes[a].output - axes[a].zero_tail);
+      row.tap_rows *= static_cast<double>(live_tap_count(axes[a]));
+    }
+  }
+  return rows;
 }
 
 /// Input rows that one output row reads, at most.
@@ -402,12 +443,6 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
           ? std::ceil(static_cast<double>(problem.groups) / plan.channels)
           : std::ceil(static_cast<double>(problem.oc_per_group()) / plan.channels) *
                 static_cast<double>(problem.groups);
-  double rows = 1, tap_rows = 1;
-  const std::size_t outer = plan.phases == Phases::row ? 3 : 2;
-  for (std::size_t a = 0; a < outer; ++a) {
-    rows *= static_cast<double>(axes[a].output - axes[a].zero_tail);
-    tap_rows *= static_cast<double>(live_tap_count(axes[a]));
-  }
   const double block = weight_block_bytes(problem, plan);
   const double weight_rate = block > 0.5 * static_cast<double>(target.l3_bytes)
                                  ? kMemoryBytesPerCycle
@@ -416,39 +451,46 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
                                                                                   : 128;
   const PlaneCosts planes = plane_costs(problem, target, plan);
   PlanCost cost;
-  std::vector<BodyCounts> bodies;
-  for (const TileBody& body : tiling.bodies) {
-    bodies.push_back(count_body(problem, plan, body));
-    const BodyCounts& counts = bodies.back();
-    // Without mask registers, masks and the temporaries of merging take vector registers.
-    const int for_masks = target.mask_registers == 0 ? 3 : 0;
-    cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
-    cost.code_bytes +=
-        kBytesPerInstruction *
-            (unrolled_steps(problem, plan, ic) *
-                 (counts.fmas + counts.loads + counts.trip.fmas + counts.trip.loads) +
-             2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
-        150;
-  }
-  double fma_total = 0;
-  for (const TileRun& run : tiling.runs) {
-    const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
-    const auto tiles = static_cast<double>(run.tiles), trips = static_cast<double>(run.trips);
-    StepCounts step = counts;
-    add_steps(step, counts.trip, trips);
-    const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
-                       counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
-                       counts.end_stalls + counts.stores * planes.store;
-    const double overhead = kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
-    cost.cycles += tap_rows * tiles *
-                   (ic * (step_cycles(step, plan, weight_rate) + planes.input_step) + overhead);
-    cost.cycles += rows * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
-    if (plan.panel && plan.family == Family::group_lanes)
-      cost.cycles += tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(problem, plan);
-    fma_total += tap_rows * tiles * ic * step.fmas;
+  double fma_total = 0, tap_rows = 0;
+  for (const RowTiles& rows : count_row_tiles(problem, plan)) {
+    std::vector<BodyCounts> bodies;
+    for (const TileBody& body : tiling.bodies) {
+      bodies.push_back(count_body(problem, target, plan, rows.products, body));
+      const BodyCounts& counts = bodies.back();
+      // Without mask registers, masks and the temporaries of merging take vector registers.
+      const int for_masks = target.mask_registers == 0 ? 3 : 0;
+      cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
+      cost.code_bytes +=
+          kBytesPerInstruction *
+              (unrolled_steps(problem, plan, ic) *
+                   (counts.fmas + counts.loads + counts.trip.fmas + counts.trip.loads) +
+               2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
+          150;
+    }
+    for (const TileRun& run : tiling.runs) {
+      const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
+      const auto tiles = static_cast<double>(run.tiles), trips = static_cast<double>(run.trips);
+      StepCounts step = counts;
+      add_steps(step, counts.trip, trips);
+      const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
+                         counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
+                         counts.end_stalls + counts.stores * planes.store;
+      const double overhead =
+          kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
+      cost.cycles +=
+          rows.tap_rows * tiles *
+          (ic * (step_cycles(step, plan, weight_rate) + planes.input_step * rows.products.count) +
+           overhead);
+      cost.cycles += rows.tiles * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
+      if (plan.panel && plan.family == Family::group_lanes)
+        cost.cycles +=
+            rows.tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(problem, plan);
+      fma_total += rows.tap_rows * tiles * ic * step.fmas;
+    }
+    tap_rows += rows.tap_rows * rows.products.inputs;
   }
   cost.cycles *= tiles_of_channels / plan.images;
-  if (problem.layout == Layout::nhwc)
+  if (problem.layout == Layout::nhwc || plan.tile_rows > 1)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
   if (plan.panel && plan.family == Family::space_lanes) {

@@ -17,6 +17,8 @@ std::vector<std::int32_t> phase_sorted_places(const Axis& axis) {
   return places;
 }
 
+constexpr std::int64_t kUncut = std::numeric_limits<std::int32_t>::max();
+
 /// d, h, w; units in front for lower ranks.
 std::array<Axis, kMaxRank> padded_axes(const Problem& problem) {
   std::array<Axis, kMaxRank> axes{};
@@ -56,7 +58,7 @@ OrderedAxes order_axes(const Problem& problem) {
 }
 
 /// One output at a time: its taps come from a table at run time, each a group of its own.
-Tiling make_row_tiling() {
+Tiling make_single_tiling() {
   Tiling tiling;
   TileBody body;
   body.phases.push_back(BodyPhase{0, 0, 1, {BodyTap{0, 0}}});
@@ -119,13 +121,27 @@ std::int32_t tile_width(const Plan& plan) {
   return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
 }
 
+int held_weights(const Plan& plan, int accumulators, int registers) {
+  // AVX2 keeps masks and broadcast operands in vector registers too.
+  const int spare = plan.lanes == 16 ? 2 : 5;
+  return std::max(0, registers - accumulators - plan.positions - spare);
+}
+
+int interleave_steps(std::int64_t phases, int lanes) {
+  std::int64_t steps = 0;
+  for (std::int64_t factor = 2; phases > 1; ++factor)
+    for (; phases % factor == 0; phases /= factor)
+      steps += std::min<std::int64_t>(factor, lanes) - 1;
+  return static_cast<int>(steps);
+}
+
 int groups_a_vector(const Problem& problem, int lanes) {
   const std::int64_t widest = std::max(problem.ic_per_group(), problem.oc_per_group());
   return static_cast<int>(std::max<std::int64_t>(1, lanes / widest));
 }
 
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
-  if (plan.phases == Phases::row) return make_row_tiling();
+  if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
   const std::int32_t width = tile_width(plan);
   const std::int64_t tiles = axis.output / (axis.stride * width);
@@ -142,10 +158,18 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
 }
 
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
-  if (plan.phases == Phases::row) return make_row_tiling();
+  if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
-  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all,
-                     std::numeric_limits<std::int32_t>::max(), loop_taps_of(plan));
+  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kUncut,
+                     loop_taps_of(plan));
+}
+
+Tiling make_row_tiling(const Problem& problem, const Plan& plan) {
+  if (plan.tile_rows == 1) return make_single_tiling();
+  const Axis axis = spatial_axes(problem)[1];
+  const auto width =
+      static_cast<std::int32_t>(std::max<std::int64_t>(1, plan.tile_rows / axis.stride));
+  return make_tiling(axis, make_phases(axis), width, true, kUncut);
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {

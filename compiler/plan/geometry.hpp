@@ -33,6 +33,13 @@ Problem compute_problem(const Problem& problem, const Plan& plan);
 /// Positions q a tile of the plan is wide.
 std::int32_t tile_width(const Plan& plan);
 
+/// Space lanes, tiles of several rows: how many weights of a reduction step stay in registers
+/// beside the accumulators.
+int held_weights(const Plan& plan, int accumulators, int registers);
+
+/// Permutes for each vector that comes out of interleaving `phases` registers.
+int interleave_steps(std::int64_t phases, int lanes);
+
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);
 
@@ -42,6 +49,10 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
 
 /// The same with runs as long as they come: what costs are estimated from.
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan);
+
+/// The plan's tiling of the rows of axis h, of all phases. Tiles of one row have one body, which
+/// stands for any row and any one of its taps.
+Tiling make_row_tiling(const Problem& problem, const Plan& plan);
 
 /// Where the plan's kernel reads the weights.
 PackedLayout make_compute_layout(const Problem& problem, const Plan& plan);

@@ -13,6 +13,21 @@ constexpr std::array<const char*, 4> kFamilies{"channel_lanes", "space_lanes", "
                                                "group_lanes"};
 constexpr std::array<const char*, 3> kPhases{"one", "all", "row"};
 
+struct IntField {
+  const char* key;
+  int Plan::*value;
+  int least;
+  bool is_always_shown;
+};
+constexpr std::array<IntField, 8> kIntFields{{{"lanes", &Plan::lanes, 1, true},
+                                              {"channels", &Plan::channels, 1, true},
+                                              {"positions", &Plan::positions, 1, true},
+                                              {"tile_rows", &Plan::tile_rows, 1, false},
+                                              {"images", &Plan::images, 1, false},
+                                              {"ic_unroll", &Plan::ic_unroll, 1, false},
+                                              {"tap_unroll", &Plan::tap_unroll, 0, false},
+                                              {"run", &Plan::run, 1, false}}};
+
 constexpr std::array<const char*, 3> kAxisOrders{"dhw", "dwh", "hwd"};
 
 template <std::size_t N>
@@ -64,15 +79,21 @@ bool parse_staging(std::string_view text, Staging& staging) {
 const char* to_string(Family family) { return kFamilies[static_cast<std::size_t>(family)]; }
 
 std::string Plan::to_text() const {
-  return std::string(to_string(family)) + " lanes=" + std::to_string(lanes) +
-         " phases=" + kPhases[static_cast<std::size_t>(phases)] +
-         " channels=" + std::to_string(channels) + " positions=" + std::to_string(positions) +
-         " ic_unroll=" + std::to_string(ic_unroll) +
-         " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
-         " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0") +
-         " images=" + std::to_string(images) +
-         (tap_unroll != 0 ? " tap_unroll=" + std::to_string(tap_unroll) : "") +
-         " staging=" + staging_text(staging);
+  std::string text =
+      std::string(to_string(family)) + " phases=" + kPhases[static_cast<std::size_t>(phases)];
+  const auto add = [&text](const char* key, const std::string& value) {
+    text.append(" ").append(key).append("=").append(value);
+  };
+  const Plan usual;
+  for (const IntField& field : kIntFields) {
+    if (field.is_always_shown || this->*field.value != usual.*field.value)
+      add(field.key, std::to_string(this->*field.value));
+  }
+  add("rows", rows_by_phase ? "phase" : "output");
+  if (prefetch) add("prefetch", "1");
+  if (panel) add("panel", "1");
+  if (staging.used) add("staging", staging_text(staging));
+  return text;
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -107,17 +128,12 @@ Result<Plan> parse_plan(std::string_view text) {
         return bad("staging must be none or layout:order such as nhwc:dhw, got", value);
       continue;
     }
-    int* field = key == "lanes"        ? &plan.lanes
-                 : key == "channels"   ? &plan.channels
-                 : key == "positions"  ? &plan.positions
-                 : key == "ic_unroll"  ? &plan.ic_unroll
-                 : key == "run"        ? &plan.run
-                 : key == "tap_unroll" ? &plan.tap_unroll
-                                       : nullptr;
-    if (field == nullptr) return bad("unknown key", key);
-    const int least = field == &plan.tap_unroll ? 0 : 1;
-    if (!parse_int(value, least, *field))
-      return bad("expected an integer in [" + std::to_string(least) + ", 4096], got", word);
+    const auto field = std::find_if(kIntFields.begin(), kIntFields.end(),
+                                    [&](const IntField& known) { return key == known.key; });
+    if (field == kIntFields.end()) return bad("unknown key", key);
+    if (!parse_int(value, field->least, plan.*field->value)) {
+      return bad("expected an integer in [" + std::to_string(field->least) + ", 4096], got", word);
+    }
   }
   return plan;
 }

@@ -64,13 +64,17 @@ struct Plan {
   /// Copy the input rows of an item side by side first: channels first, planes lie pages apart and,
   /// when they are multiples of 4 KiB, push each other out of the cache.
   bool panel = false;
+  /// Space lanes: output rows of axis h a tile, 1 or a multiple of its stride. A tile of several
+  /// rows loads each input vector once for all of them.
+  int tile_rows = 1;
   /// Channel lanes: images a tile, for spaces so small that the positions of one image do not fill
   /// a tile. The last images of a batch, if fewer, go one by one.
   int images = 1;
   Staging staging;
   bool operator==(const Plan&) const = default;
 
-  /// "channel_lanes lanes=16 phases=one channels=64 positions=6 ic_unroll=2 rows=phase prefetch=0"
+  /// "channel_lanes phases=one lanes=16 channels=64 positions=6 ic_unroll=2 rows=phase": what has
+  /// its usual value (1, 0, none; runs of 16) is left out.
   [[nodiscard]] std::string to_text() const;
 };
 

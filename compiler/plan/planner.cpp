@@ -54,10 +54,12 @@ class Planner {
   }
   void add_channel_lanes();
   void add_space_lanes();
+  void add_with_row_panel(Plan plan);
+  void add_tile_rows(Plan plan, std::int64_t accumulators_a_row, double products_a_row);
   void add_reduction_lanes();
   void add_group_lanes();
   void add_tap_loops(Plan plan, int vectors);
-  void add_with_panel(Plan plan);
+  void add_with_pixel_panel(Plan plan);
   [[nodiscard]] std::int64_t tap_rows() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
@@ -108,11 +110,14 @@ int Planner::choose_unroll(double products_a_channel) const {
 
 void Planner::add(Plan plan) {
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
-  plan.prefetch =
-      plan.family == Family::group_lanes
-          ? problem_.output_spatial() * problem_.out_channels * 4 > target_.l2_bytes / 2
-          : problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 &&
-                problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
+  // Tiles of several rows go through much new input at a time, which shows even where images fit
+  // L2.
+  const bool far_input = plan.tile_rows > 1 ||
+                         problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
+  plan.prefetch = plan.family == Family::group_lanes
+                      ? problem_.output_spatial() * problem_.out_channels * 4 > target_.l2_bytes / 2
+                      : problem_.layout == Layout::nchw && !plan.panel &&
+                            problem_.ic_per_group() >= 8 && far_input;
   const Tiling& tiles = tiling(plan);
   PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
   if (plan.images > 1) {
@@ -213,12 +218,36 @@ void Planner::add_space_lanes() {
         plan.channels = channels;
         plan.positions = vectors;
         plan.ic_unroll = choose_unroll(static_cast<double>(taps) * channels * vectors);
-        add(plan);
-        if (problem_.ic_per_group() < 4) continue;
-        plan.panel = true;
-        plan.run = panel_run(plan);
-        add(plan);
+        add_with_row_panel(plan);
+        add_tile_rows(plan, channels * vectors * phases_a_tile,
+                      static_cast<double>(taps) * channels * vectors);
       }
+  }
+}
+
+/// Space lanes: as it is, and with a panel of input rows.
+void Planner::add_with_row_panel(Plan plan) {
+  add(plan);
+  if (problem_.ic_per_group() < 4) return;
+  plan.panel = true;
+  plan.run = panel_run(plan);
+  add(plan);
+}
+
+/// Adds `plan` with tiles of several rows of h.
+void Planner::add_tile_rows(Plan plan, std::int64_t accumulators_a_row, double products_a_row) {
+  const Axis axis = spatial_axes(problem_)[1];
+  if (axis.kernel == 1 || axis.kernel > kMaxStaticTaps) return;
+  for (const int positions : {1, 2, 3, 4, 6, 8, 12}) {
+    const std::int64_t rows = positions * axis.stride;
+    if (rows * accumulators_a_row > target_.vector_registers - 3) break;
+    if (rows == 1) continue;
+    if (positions > 1 && rows - axis.stride >= axis.output) break;
+    plan.tile_rows = static_cast<int>(rows);
+    // Long steps need no unrolling; what they need is room for code.
+    plan.ic_unroll =
+        choose_unroll(2 * products_a_row * static_cast<double>(positions * axis.kernel));
+    add_with_row_panel(plan);
   }
 }
 
@@ -237,7 +266,7 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
     for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
          ++plan.positions) {
       if (plan.family == Family::group_lanes) {
-        add_with_panel(plan);
+        add_with_pixel_panel(plan);
       } else {
         add(plan);
       }
@@ -279,12 +308,12 @@ void Planner::add_tap_loops(Plan plan, int vectors) {
   plan.tap_unroll = kTapUnroll;
   for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
        ++plan.positions) {
-    add_with_panel(plan);
+    add_with_pixel_panel(plan);
   }
 }
 
 /// Group lanes: as it is, and with a panel that fits the L1 cache.
-void Planner::add_with_panel(Plan plan) {
+void Planner::add_with_pixel_panel(Plan plan) {
   plan.panel = false;
   plan.run = cached_run(plan);
   add(plan);
