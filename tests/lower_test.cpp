@@ -193,6 +193,7 @@ Plan arbitrary_plan(std::mt19937& random) {
   plan.channels = pick({1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 16, 17, 24, 32, 32, 48, 4096});
   plan.positions = pick({1, 1, 2, 3, 4, 6, 7, 14, 30, 4096});
   plan.ic_unroll = pick({1, 2, 3, 4, 8, 100, 4096});
+  plan.tap_unroll = pick({0, 0, 1, 2, 8, 4096});
   plan.rows_by_phase = random() % 2 == 0;
   plan.prefetch = random() % 2 == 0;
   plan.run = pick({1, 2, 3, 16, 4096});

@@ -30,6 +30,7 @@ Border border_of(const Axis& axis) {
 
 bool takes_panel(const Problem& problem, const Plan& plan) {
   return plan.family == Family::space_lanes ||
+         (plan.family == Family::group_lanes && plan.phases != Phases::row) ||
          (plan.family == Family::tap_lanes && problem.layout == Layout::nchw);
 }
 
@@ -145,9 +146,10 @@ class Search {
     }
     plan.rows_by_phase = between(0, 1) == 0;
     plan.run = between(1, 16);
-    plan.panel = plan.panel || (takes_panel(problem, plan) && between(0, 1) == 0);
     if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0)
       plan.images = between(2, 4);
+    if (groups && plan.phases == Phases::one) plan.tap_unroll = between(0, 3);
+    plan.panel = plan.panel || (takes_panel(problem, plan) && between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
     if (plan.family == Family::space_lanes && between(0, 1) == 0)
       plan.tile_rows = static_cast<int>(spatial_axes(problem)[1].stride) * between(1, 3);
@@ -228,8 +230,10 @@ std::vector<Cell> all_cells() {
   }
   add(Family::tap_lanes, Phases::all, false);
   add(Family::tap_lanes, Phases::all, true);
-  add(Family::space_lanes, Phases::one, true);
-  add(Family::space_lanes, Phases::all, true);
+  for (const Family family : {Family::space_lanes, Family::group_lanes}) {
+    add(family, Phases::one, true);
+    add(family, Phases::all, true);
+  }
   return cells;
 }
 

@@ -80,6 +80,9 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
       case 6:
         b.rows_by_phase = !a.rows_by_phase;
         break;
+      case 9:
+        b.tap_unroll += 1;
+        break;
       case 7:
         b.prefetch = !a.prefetch;
         break;

@@ -35,14 +35,14 @@ constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 // several rows: they have few other loads to wait for.
 constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 
-/// Instruction counts of one reduction step.
+/// Counts of one reduction step.
 struct StepCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
   double stalls = 0;  ///< cycles beyond all that
   double passes = 1;  ///< reductions of a tile, one after the other
 };
 
-/// ... of a body, and of its end.
+/// Counts of a body: of one reduction step, and of its end.
 struct BodyCounts : StepCounts {
   StepCounts trip;        ///< of a loop over taps in the step
   double end_stalls = 0;  ///< cycles of the end
@@ -213,7 +213,7 @@ double distinct_sets(std::int64_t pitch_bytes) {
 /// Of the load of a vector of one pixel.
 double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
   const std::int64_t pitch = problem.src_pitch() * 4;
-  if (plan.panel || pitch < 2048) return 0;
+  if (plan.panel || pitch < kFarPixelBytes) return 0;
   const Axis axis = spatial_axes(problem)[2];
   const double window =
       static_cast<double>((axis.kernel - 1) * axis.dilation / axis.stride + plan.positions);
@@ -511,7 +511,9 @@ double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
   const std::int64_t pitch = problem.src_pitch() * 4;
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
   const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplitLoad - 1;
-  const double far = pitch < 2048 ? 0 : pitch < 4096 ? kFarPanelPixel / 2 : kFarPanelPixel;
+  const double far = pitch < kFarPixelBytes ? 0
+                     : pitch < 4096         ? kFarPanelPixel / 2
+                                            : kFarPanelPixel;
   return kLoopCycles + vectors * (kPanelPixel / 2 + split + far);
 }
 

@@ -62,12 +62,12 @@ class Planner {
   void add_reduction_lanes();
   void add_group_lanes();
   void add_tap_loops(Plan plan, int vectors);
-  void add_with_pixel_panel(Plan plan);
+  bool add_with_pixel_panel(Plan plan);
   [[nodiscard]] std::int64_t tap_rows() const;
   void add_tap_lanes();
   [[nodiscard]] std::vector<int> tap_lanes_channels() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
-  void add(Plan plan);
+  bool add(Plan plan);
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int panel_run(const Plan& plan) const;
   [[nodiscard]] std::int64_t reach() const;
@@ -114,7 +114,8 @@ int Planner::choose_unroll(double products_a_channel) const {
   return unroll;
 }
 
-void Planner::add(Plan plan) {
+/// Whether it fits the registers.
+bool Planner::add(Plan plan) {
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
   // Tiles of several rows go through much new input at a time, which shows even where images fit
   // L2.
@@ -132,10 +133,11 @@ void Planner::add(Plan plan) {
     cost = average_over_batch(cost, estimate_cost(problem_, target_, single, tiles), plan.images,
                               batch_);
   }
-  if (cost.vector_registers > target_.vector_registers) return;
-  if (cost.code_bytes > kMaxCodeBytes) return;
+  if (cost.vector_registers > target_.vector_registers) return false;
+  if (cost.code_bytes > kMaxCodeBytes) return true;
   const double cycles = cost.cycles + staging_cycles_;
   found_.push_back({plan, cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
+  return true;
 }
 
 void Planner::add_channel_lanes() {
@@ -271,11 +273,8 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
     plan.phases = phases;
     for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
          ++plan.positions) {
-      if (plan.family == Family::group_lanes) {
-        add_with_pixel_panel(plan);
-      } else {
-        add(plan);
-      }
+      const bool fits = plan.family == Family::group_lanes ? add_with_pixel_panel(plan) : add(plan);
+      if (!fits) break;
     }
   }
 }
@@ -309,28 +308,29 @@ void Planner::add_group_lanes() {
 }
 
 void Planner::add_tap_loops(Plan plan, int vectors) {
-  if (innermost_.kernel < 2 * kTapUnroll * innermost_.stride) return;
   plan.phases = Phases::one;
-  plan.tap_unroll = kTapUnroll;
+  plan.tap_unroll = problem_.ic_per_group() == 1 ? kTapUnroll : kTapUnroll / 2;
+  if (innermost_.kernel < 2 * plan.tap_unroll * innermost_.stride) return;
   for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
-       ++plan.positions) {
-    add_with_pixel_panel(plan);
-  }
+       ++plan.positions)
+    if (!add_with_pixel_panel(plan)) break;
 }
 
-/// Group lanes: as it is, and with a panel that fits the L1 cache.
-void Planner::add_with_pixel_panel(Plan plan) {
+/// Group lanes: as it is, and with a panel that fits the L1 cache. Whether they fit the registers.
+bool Planner::add_with_pixel_panel(Plan plan) {
   plan.panel = false;
   plan.run = cached_run(plan);
-  add(plan);
+  if (!add(plan)) return false;
+  const bool aligned = problem_.src_pitch() % plan.lanes == 0;
+  if (aligned && problem_.src_pitch() * 4 < kFarPixelBytes) return true;
   const std::int64_t vectors = plan.channels / groups_a_vector(problem_, plan.lanes);
   const std::int64_t pixel = vectors * plan.lanes * 4 * tap_rows();
   const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach()) / plan.positions - 1;
-  if (tiles < 1) return;
+  if (tiles < 1) return true;
   plan.panel = true;
   const std::int64_t most = innermost_.stride == 1 ? std::max(256 / plan.positions, 1) : plan.run;
   plan.run = static_cast<int>(std::min(tiles, most));
-  add(plan);
+  return add(plan);
 }
 
 /// Channels a tile that waste fewer lanes than any fewer, or as few with few vectors.
