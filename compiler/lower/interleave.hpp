@@ -10,8 +10,8 @@
 namespace convt::lowering {
 
 /// Step by step over the prime factors of S, each step by permutes of two sources: an output vector
-/// takes the sum of (factor - 1) of them (`interleave_steps()` of compiler/plan/geometry.hpp). One Interleaver shares the permutes' indices among all
-/// its uses, which must be in one block.
+/// takes the sum of (factor - 1) of them (`interleave_steps()` of compiler/plan/geometry.hpp). One
+/// Interleaver shares the permutes' indices among all its uses, which must be in one block.
 class Interleaver {
  public:
   /// `spare_registers`: how many indices may stay in registers.

@@ -26,8 +26,8 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   const int per_vector = groups_a_vector(problem, plan.lanes);
   if (plan.phases == Phases::row && plan.family == Family::space_lanes)
     return "phases=row is not for space_lanes";
-  if (plan.panel && (!channels_first || plan.phases == Phases::row))
-    return "panel=1 is for layout nchw and phases one or all";
+  if (plan.panel && (!channels_first || plan.phases == Phases::row || plan.tile_rows > 1))
+    return "panel=1 is for layout nchw, phases one or all and tiles of one row";
   if (plan.tile_rows > 1 &&
       (plan.family != Family::space_lanes || plan.tile_rows % spatial_axes(problem)[1].stride != 0))
     return "tile_rows is for space_lanes, and a multiple of the stride";

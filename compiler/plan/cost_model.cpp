@@ -29,7 +29,9 @@ constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 
 /// Instruction counts of one reduction step of a body, and of its end.
 struct BodyCounts {
-  double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
+  double fmas = 0, chain = 0, weight_bytes = 0;
+  double loads = 0;  ///< load slots: a vector that straddles cache lines takes two
+  double load_instructions = 0;
   double stores = 0, shuffles = 0;
   int accumulators = 0;
   int registers = 0;
@@ -71,7 +73,7 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   counts.accumulators = static_cast<int>(products.positions * vectors);
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs + products.taps * vectors;
+  counts.loads = counts.load_instructions = products.inputs + products.taps * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers =
       counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
@@ -131,9 +133,12 @@ BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileB
                                                  : kBroadcast;
   counts.weight_bytes = weights * 4;
   counts.loads = held + (weights - held) * uses * broadcast;
+  counts.load_instructions = held + (plan.positions > 1 ? (weights - held) * uses : 0) +
+                             plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   // Unaligned vectors mostly straddle two cache lines.
   counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
-  if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
+  const auto phases = static_cast<std::int64_t>(body.phases.size());
+  counts.registers = std::max(counts.registers, counts.accumulators + interleave_registers(phases));
   counts.stores = counts.accumulators * 1.7;
   counts.shuffles = counts.accumulators * 1.5 * interleave_steps(stride, plan.lanes);
   if (spread) {
@@ -151,7 +156,7 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const
   counts.accumulators = static_cast<int>(products.positions * j);
   counts.fmas = products.count * j;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs + products.taps * j;
+  counts.loads = counts.load_instructions = products.inputs + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
   const double phases = static_cast<double>(body.phases.size());
   counts.registers =
@@ -172,7 +177,8 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   counts.accumulators = static_cast<int>(products.positions * vectors);
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = (products.inputs * (depthwise ? 1 : 3) + products.taps) * vectors;
+  counts.loads = counts.load_instructions =
+      (products.inputs * (depthwise ? 1 : 3) + products.taps) * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers = counts.accumulators + body.group_taps + (depthwise ? 2 : 3);
   counts.stores = products.positions * vectors;
@@ -318,6 +324,13 @@ double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
   return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
 }
 
+/// Instructions of a tile around its reduction.
+double end_instructions(const Plan& plan, const BodyCounts& counts) {
+  if (plan.family == Family::space_lanes && plan.phases == Phases::all)
+    return 3 * counts.accumulators + 1.3 * counts.shuffles;
+  return 2 * counts.accumulators + 2 * (counts.stores + counts.shuffles);
+}
+
 }  // namespace
 
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
@@ -349,10 +362,10 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
       // Without mask registers, masks and the temporaries of merging take vector registers.
       const int for_masks = target.mask_registers == 0 ? 3 : 0;
       cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
-      cost.code_bytes +=
-          kBytesPerInstruction * (unrolled_steps(problem, plan, ic) * (counts.fmas + counts.loads) +
-                                  2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
-          150;
+      cost.code_bytes += kBytesPerInstruction * (unrolled_steps(problem, plan, ic) *
+                                                     (counts.fmas + counts.load_instructions) +
+                                                 end_instructions(plan, counts)) +
+                         150;
     }
     for (const TileRun& run : tiling.runs) {
       const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
