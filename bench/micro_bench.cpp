@@ -113,8 +113,10 @@ class Runner {
     const Args args{.src = inputs_[turn_++ % kInputs].data(),
                     .weights = static_cast<const std::byte*>(weights_.data()) + kPackedHeaderBytes,
                     .dst = dst_.data(),
-                    .workspace = workspace_.data(),
-                    .batch = 1};
+                    .workspace = workspace() + state.staged.total(1),
+                    .batch = 1,
+                    .staged_src = workspace(),
+                    .staged_dst = workspace() + state.staged.dst_offset(1)};
     for (const RunStage& stage : state.stages) stage.entry(&args, 0, stage.items(1));
   }
 
@@ -126,6 +128,8 @@ class Runner {
   struct alignas(64) Line {
     std::array<std::byte, 64> bytes;
   };
+
+  [[nodiscard]] std::byte* workspace() { return workspace_.front().bytes.data(); }
 
   Runner(Kernel kernel, PackedWeights weights)
       : kernel_(std::move(kernel)), weights_(std::move(weights)) {

@@ -160,7 +160,7 @@ double difference_of(const FloatBuffer& a, const FloatBuffer& b) {
 Result<double> time_compile(const Layer& layer, ClockKind clock) {
   return creation_us(clock, [&]() -> Status {
     Runtime::instance().clear();
-    const Result<Kernel> kernel = compile(layer.problem);
+    const Result<Kernel> kernel = compile(layer.problem, {.expected_batch = layer.batch});
     if (!kernel.ok()) return kernel.error();
     return ok_status();
   });
@@ -230,7 +230,7 @@ Result<std::optional<Row>> bench_layer(const Layer& layer, const BenchOptions& o
     report->skipped.push_back({name_of(layer), peer.error().message});
     return std::optional<Row>();
   }
-  Result<Kernel> kernel = compile(layer.problem);
+  Result<Kernel> kernel = compile(layer.problem, {.expected_batch = layer.batch});
   if (!kernel.ok()) return kernel.error();
   const Result<double> compile_us = time_compile(layer, options.clock());
   if (!compile_us.ok()) return compile_us.error();

@@ -155,6 +155,7 @@ convt::Result<convt::Options> to_options(const convt_options_t* theirs) {
   options.strict = c->strict != 0;
   if (c->plan != nullptr) options.plan = c->plan;
   if (c->isa != nullptr) options.isa = c->isa;
+  options.expected_batch = c->expected_batch;
   return options;
 }
 
@@ -263,8 +264,8 @@ convt_status_t convt_pack(const convt_kernel_t* kernel, const float* canonical, 
   });
 }
 
-size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads) {
-  return kernel == nullptr ? 0 : kernel->kernel.workspace_bytes(threads);
+size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads, int64_t batch) {
+  return kernel == nullptr ? 0 : kernel->kernel.workspace_bytes(threads, batch);
 }
 
 convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments_t* arguments) {

@@ -55,6 +55,18 @@ std::size_t workspace_bytes(const program::Program& program) {
   return static_cast<std::size_t>(bytes);
 }
 
+/// Bytes that each image takes in the staged tensors.
+StagedBytes staged_bytes(const program::Program& program) {
+  StagedBytes bytes;
+  for (const program::Buffer& buffer : program.buffers) {
+    if (!program::is_staged(buffer.kind)) continue;
+    const std::int64_t image = buffer.stride[static_cast<std::size_t>(buffer.batch_axis)];
+    (buffer.kind == program::BufferKind::staged_src ? bytes.src : bytes.dst) =
+        static_cast<std::size_t>(image * program::element_bytes(buffer.type));
+  }
+  return bytes;
+}
+
 RunStage make_run_stage(const program::Stage& stage) {
   RunStage run;
   for (const program::Coordinate& coordinate : stage.grid) {
@@ -116,12 +128,18 @@ class Compilation {
   const KernelKey& key_;
   const CompileContext& context_;
   std::shared_ptr<KernelState> kernel_;
+  std::size_t slice_bytes_ = 0;  ///< workspace of one task
   bool interpreted_ = false;
   std::vector<Candidate> candidates_;  ///< best first
 };
 
 Result<std::shared_ptr<const KernelState>> Compilation::run() {
   if (Status status = validate(key_.problem); !status.ok()) return status.error();
+  if (key_.options.expected_batch < 1) {
+    return Error{
+        ErrorCode::invalid_argument,
+        "expected_batch: " + std::to_string(key_.options.expected_batch) + ", must be at least 1"};
+  }
   if (Status status = choose_backend(); !status.ok()) return status.error();
   {
     const Stopwatch watch(times().total_us);
@@ -153,7 +171,8 @@ Status Compilation::choose_candidates() {
   const Stopwatch watch(times().plan_us);
   if (!key_.options.plan.empty()) return use_given_plan();
   Result<PlanChoice> choice =
-      choose_plan(key_.problem, key_.target, PlanOptions{.strict = key_.options.strict});
+      choose_plan(key_.problem, key_.target,
+                  {.strict = key_.options.strict, .expected_batch = key_.options.expected_batch});
   if (!choice.ok()) return choice.error();
   info().reason = std::move(choice->report.reason);
   candidates_.push_back(std::move(choice->report.chosen));
@@ -171,7 +190,7 @@ Status Compilation::use_given_plan() {
                                                   std::to_string(key_.target.lanes)};
   }
   const PlanCost cost =
-      estimate_cost(key_.problem, key_.target, *plan, make_plan_tiling(key_.problem, *plan));
+      estimate_cost(key_.problem, key_.target, *plan, key_.options.expected_batch);
   if (cost.vector_registers > key_.target.vector_registers) {
     return Error{ErrorCode::unsupported, "plan: needs " + std::to_string(cost.vector_registers) +
                                              " vector registers, the target has " +
@@ -222,7 +241,8 @@ Status Compilation::build(const Candidate& candidate) {
   for (const program::Stage& stage : program->stages) {
     kernel_->stages.push_back(make_run_stage(stage));
   }
-  info().workspace_bytes = workspace_bytes(*program);
+  slice_bytes_ = workspace_bytes(*program);
+  kernel_->staged = staged_bytes(*program);
   if (!interpreted_) return generate_code(*program, candidate.plan);
   kernel_->program = std::make_unique<program::Program>(*std::move(program));
   return ok_status();
@@ -270,8 +290,9 @@ void Compilation::finish() {
   kernel.task_us = interpreted_ ? 0 : context_.task_us;
   kernel.pool = context_.pool;
   // All slices there can be: those that no task uses cost address space only.
-  kernel.workspaces =
-      std::make_unique<WorkspacePool>(info().workspace_bytes, WorkspacePool::kMaxSlices);
+  kernel.workspaces = std::make_unique<WorkspacePool>(slice_bytes_, WorkspacePool::kMaxSlices);
+  if (kernel.staged.any()) kernel.staging = std::make_unique<StagingPool>();
+  info().workspace_bytes = kernel.workspaces->slice_bytes() + kernel.staged.total(1);
   info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
   info().backend = to_string(interpreted_ ? Backend::interpreter : Backend::xbyak);
   info().target = kernel.target.to_text();
@@ -289,6 +310,7 @@ std::size_t hash_value(const KernelKey& key) {
   std::size_t hash = hash_value(key.problem);
   mix(hash, hash_value(key.target));
   mix(hash, static_cast<std::size_t>(key.options.backend) * 2 + (key.options.strict ? 1 : 0));
+  mix(hash, static_cast<std::size_t>(key.options.expected_batch));
   if (!key.options.plan.empty()) mix(hash, std::hash<std::string>{}(key.options.plan));
   if (!key.options.isa.empty()) mix(hash, std::hash<std::string>{}(key.options.isa));
   return hash * 0x9e3779b97f4a7c15u;

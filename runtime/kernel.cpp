@@ -1,6 +1,7 @@
 // Kernel: all of it but run().
 #include <convt/kernel.hpp>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -52,7 +53,7 @@ std::string KernelInfo::to_text() const {
   line("predicted", format("%.2f us an image on one thread, %.0f%% useful lanes", predicted_us,
                            useful_lanes * 100));
   line("memory", std::to_string(packed_weights_bytes) + " bytes of packed weights, " +
-                     std::to_string(workspace_bytes) + " of workspace a thread");
+                     std::to_string(workspace_bytes) + " of workspace for one image and thread");
   line("compiled in", format_times(times));
   for (const PlanCandidate& other : rejected) {
     line("rejected", other.plan +
@@ -103,8 +104,9 @@ Result<WeightsView> Kernel::pack_into(const float* canonical, std::size_t count,
   return WeightsView{packed, bytes};
 }
 
-std::size_t Kernel::workspace_bytes(int threads) const {
-  return state_->workspaces->slice_bytes() * static_cast<std::size_t>(threads > 0 ? threads : 1);
+std::size_t Kernel::workspace_bytes(int threads, std::int64_t batch) const {
+  return state_->staged.total(std::max<std::int64_t>(batch, 0)) +
+         state_->workspaces->slice_bytes() * static_cast<std::size_t>(std::max(threads, 1));
 }
 
 Result<std::string> Kernel::program_text() const {

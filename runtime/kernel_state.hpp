@@ -18,6 +18,7 @@
 #include "compiler/target/target.hpp"
 #include "runtime/executable_memory.hpp"
 #include "runtime/packed_weights.hpp"
+#include "runtime/staging_pool.hpp"
 #include "runtime/thread_pool.hpp"
 #include "runtime/workspace_pool.hpp"
 
@@ -44,6 +45,8 @@ struct KernelState {
   std::vector<RunStage> stages;
   std::shared_ptr<ThreadPool> pool;
   std::unique_ptr<WorkspacePool> workspaces;
+  StagedBytes staged;
+  std::unique_ptr<StagingPool> staging = nullptr;  ///< null: nothing is staged
 
   Problem problem;
   Target target;

@@ -58,10 +58,10 @@ Refusal check_overlap(const Problem& p, const RunArguments& a) {
 
 Refusal check_workspace(const KernelState& kernel, const RunArguments& a) {
   if (a.workspace == nullptr) return {};
-  const std::size_t needed = kernel.workspaces->slice_bytes();
+  const std::size_t needed = kernel.staged.total(a.batch) + kernel.workspaces->slice_bytes();
   if (a.workspace_bytes < needed) {
-    return bad("workspace_bytes: " + std::to_string(a.workspace_bytes) + ", but one thread needs " +
-               std::to_string(needed));
+    return bad("workspace_bytes: " + std::to_string(a.workspace_bytes) + ", but batch " +
+               std::to_string(a.batch) + " on one thread needs " + std::to_string(needed));
   }
   if (reinterpret_cast<std::uintptr_t>(a.workspace) % WorkspacePool::kAlignment != 0) {
     return bad("workspace: not 64-byte aligned");
@@ -170,7 +170,7 @@ int choose_tasks(const KernelState& kernel, const RunArguments& a, std::int64_t 
   }
   const std::size_t slice = kernel.workspaces->slice_bytes();
   if (a.workspace != nullptr && slice != 0) {
-    const std::size_t slices = a.workspace_bytes / slice;
+    const std::size_t slices = (a.workspace_bytes - kernel.staged.total(a.batch)) / slice;
     if (slices < static_cast<std::size_t>(std::max(tasks, 1))) tasks = static_cast<int>(slices);
   }
   return static_cast<int>(std::clamp<std::int64_t>(tasks, 1, std::max<std::int64_t>(items, 1)));
@@ -190,25 +190,45 @@ Refusal run_stage(const KernelState& kernel, int stage, const Args& args, const 
   return std::move(run.failure);
 }
 
-}  // namespace
-
-Status Kernel::run(const RunArguments& arguments) const {
-  const KernelState& kernel = *state_;
-  if (Refusal refusal = check_arguments(kernel, arguments)) return *std::move(refusal);
-  if (arguments.batch == 0) return ok_status();
+/// `staged`: memory for the staged tensors, null if there are none.
+Status run_stages(const KernelState& kernel, const RunArguments& arguments, void* staged) {
   const Args args{
       .src = arguments.src,
       .weights = static_cast<const std::byte*>(arguments.weights.data) + kPackedHeaderBytes,
       .bias = arguments.bias,
       .dst = arguments.dst,
-      .workspace = arguments.workspace,
-      .batch = arguments.batch};
+      .workspace = arguments.workspace == nullptr
+                       ? nullptr
+                       : static_cast<std::byte*>(arguments.workspace) +
+                             kernel.staged.total(arguments.batch),
+      .batch = arguments.batch,
+      .staged_src = staged,
+      .staged_dst = staged == nullptr ? nullptr
+                                      : static_cast<std::byte*>(staged) +
+                                            kernel.staged.dst_offset(arguments.batch)};
   for (std::size_t stage = 0; stage < kernel.stages.size(); ++stage) {
     if (Refusal refusal = run_stage(kernel, static_cast<int>(stage), args, arguments)) {
       return *std::move(refusal);
     }
   }
   return ok_status();
+}
+
+}  // namespace
+
+Status Kernel::run(const RunArguments& arguments) const {
+  const KernelState& kernel = *state_;
+  if (Refusal refusal = check_arguments(kernel, arguments)) return *std::move(refusal);
+  if (arguments.batch == 0) return ok_status();
+  if (kernel.staging == nullptr) return run_stages(kernel, arguments, nullptr);
+  if (arguments.workspace != nullptr) return run_stages(kernel, arguments, arguments.workspace);
+  const std::size_t bytes = kernel.staged.total(arguments.batch);
+  const StagingPool::Block staged(*kernel.staging, bytes);
+  if (staged.data() == nullptr) {
+    return Error{ErrorCode::out_of_memory, "no memory for " + std::to_string(bytes) +
+                                               " bytes of tensors in another order"};
+  }
+  return run_stages(kernel, arguments, staged.data());
 }
 
 }  // namespace convt

@@ -17,6 +17,7 @@ class Tracer {
       : program_(program), batch_(batch), steps_left_(max_steps), scalars_(program.scalars.size()) {
     for (const Buffer& buffer : program.buffers) {
       written_.emplace_back(static_cast<std::size_t>(elements(buffer)), 0);
+      if (is_staged(buffer.kind)) staged(buffer.kind).resize(static_cast<std::size_t>(span(buffer)));
     }
   }
 
@@ -46,9 +47,20 @@ class Tracer {
     for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
       count *= std::max<std::int64_t>(extent(buffer, axis), 0);
     }
-    const bool is_written = buffer.kind == BufferKind::dst || buffer.kind == BufferKind::workspace;
-    return is_written ? count : 0;
+    return is_written(buffer.kind) && !is_staged(buffer.kind) ? count : 0;
   }
+
+  /// Elements from the first to the last.
+  [[nodiscard]] std::int64_t span(const Buffer& buffer) const {
+    std::int64_t last = 0;
+    for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
+      last += (extent(buffer, axis) - 1) * buffer.stride[axis];
+    }
+    return std::max<std::int64_t>(last + 1, 0);
+  }
+
+  /// Staged tensors are seen through several buffers: their elements count by where they stand.
+  Counts& staged(BufferKind kind) { return kind == BufferKind::staged_src ? staged_src_ : staged_dst_; }
 
   void note(const std::string& what) {
     if (!trace_.violation.empty()) return;
@@ -179,7 +191,7 @@ class Tracer {
   void touch(const Inst& inst, int lane) {
     const Address& address = program_.addresses[inst.mem.address];
     const Buffer& buffer = program_.buffers[address.buffer];
-    std::int64_t flat = 0;
+    std::int64_t flat = 0, place = 0;
     for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
       const std::int64_t index = value(address.index[axis]) + inst.mem.delta[axis] +
                                  (axis == inst.mem.lane_axis ? lane : 0);
@@ -189,16 +201,19 @@ class Tracer {
         return;
       }
       flat = flat * extent(buffer, axis) + index;
+      place += buffer.stride[axis] * index;
+    }
+    if (is_staged(buffer.kind)) {
+      return count(inst, buffer, staged(buffer.kind), static_cast<std::size_t>(place));
     }
     count(inst, buffer, written_[address.buffer], static_cast<std::size_t>(flat));
   }
 
   void count(const Inst& inst, const Buffer& buffer, Counts& counts, std::size_t element) {
-    const bool is_written = buffer.kind == BufferKind::dst || buffer.kind == BufferKind::workspace;
     if (writes_memory(inst.op)) {
-      if (!is_written) return note("an input is written");
+      if (!is_written(buffer.kind)) return note("an input is written");
       counts[element] += 1;
-    } else if (is_written && counts[element] == 0) {
+    } else if (is_written(buffer.kind) && counts[element] == 0) {
       note("element " + std::to_string(element) + " of " + buffer.name + " is read before written");
     }
   }
@@ -211,6 +226,9 @@ class Tracer {
         trace_.repeated += stores > 1;
       }
     }
+    for (const Counts* counts : {&staged_src_, &staged_dst_}) {
+      for (const std::int64_t stores : *counts) trace_.repeated += stores > 1;
+    }
   }
 
   const Program& program_;
@@ -221,7 +239,8 @@ class Tracer {
   std::size_t registers_ = 0;        ///< of any class, that the stage names
   std::vector<bool> vectors_;        ///< by register: written by this item
   std::vector<std::int64_t> masks_;  ///< by register: its lanes, -1: not known
-  std::vector<Counts> written_;      ///< by buffer
+  std::vector<Counts> written_;      ///< by buffer; empty for staged ones
+  Counts staged_src_, staged_dst_;
   std::int64_t item_ = 0;
   std::size_t pc_ = 0;
 };

@@ -15,7 +15,7 @@ struct AccessTrace {
   /// outside its table, a register or workspace element read before the item wrote it.
   std::string violation;
   std::int64_t unwritten = 0;  ///< output elements never stored
-  std::int64_t repeated = 0;   ///< output elements stored more than once
+  std::int64_t repeated = 0;   ///< output or staged elements stored more than once
   bool finished = true;        ///< false: given up after `max_steps`
 
   [[nodiscard]] bool sound() const {

@@ -89,7 +89,7 @@ TEST_F(CApi, DescribesKernels) {
   const Kernel twin = compile(upsampling_problem()).value();
   EXPECT_EQ(convt_weights_count(kernel_), data_.weights.size());
   EXPECT_EQ(convt_packed_weights_bytes(kernel_), twin.packed_weights_bytes());
-  EXPECT_EQ(convt_workspace_bytes(kernel_, 3), twin.workspace_bytes(3));
+  EXPECT_EQ(convt_workspace_bytes(kernel_, 3, 2), twin.workspace_bytes(3, 2));
   EXPECT_EQ(convt_kernel_plan(kernel_), twin.info().plan);
   EXPECT_EQ(convt_kernel_backend(kernel_), twin.info().backend);
   EXPECT_EQ(convt_kernel_symbol(kernel_), twin.info().symbol);
@@ -277,7 +277,7 @@ TEST(CApiNull, IsHarmless) {
   EXPECT_EQ(convt_kernel_compile_us(nullptr), 0);
   EXPECT_EQ(convt_weights_count(nullptr), 0u);
   EXPECT_EQ(convt_packed_weights_bytes(nullptr), 0u);
-  EXPECT_EQ(convt_workspace_bytes(nullptr, 1), 0u);
+  EXPECT_EQ(convt_workspace_bytes(nullptr, 1, 1), 0u);
 }
 
 TEST(CApiHeader, IsC99) {

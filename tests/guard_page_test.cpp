@@ -54,7 +54,9 @@ void expect_same_under_guard(const Kernel& kernel, const LayerData& data,
                    packed.bytes() - kPackedHeaderBytes, end, shift);
   const std::size_t dst_bytes = data.dst.size() * sizeof(float);
   const GuardedBuffer dst(dst_bytes, end, shift);
-  const GuardedBuffer workspace(kernel.workspace_bytes(1), GuardedEnd::front);
+  const StagedBytes& staged = kernel.state().staged;
+  const GuardedBuffer workspace(kernel.state().workspaces->slice_bytes(), GuardedEnd::front);
+  const GuardedBuffer tensors(staged.total(data.batch), GuardedEnd::front);
   // Between the slices of a pitched y lies what belongs to others: it must come through unchanged.
   const std::vector<float> before(data.dst.size(), std::numeric_limits<float>::quiet_NaN());
   std::memcpy(dst.data(), before.data(), dst_bytes);
@@ -64,7 +66,10 @@ void expect_same_under_guard(const Kernel& kernel, const LayerData& data,
                   .bias = data.problem.bias ? bias.data() : nullptr,
                   .dst = dst.data(),
                   .workspace = workspace.data(),
-                  .batch = data.batch};
+                  .batch = data.batch,
+                  .staged_src = tensors.data(),
+                  .staged_dst = static_cast<std::byte*>(tensors.data()) +
+                                staged.dst_offset(data.batch)};
   ASSERT_TRUE(succeeded(run_all_items(kernel, args)));
   EXPECT_EQ(std::memcmp(dst.data(), data.dst.data(), dst_bytes), 0);
   EXPECT_TRUE(dst.intact()) << "written outside y";

@@ -65,14 +65,16 @@ void poison_gaps(LayerData& data) {
   }
 }
 
-/// Workspace of one task; NaN, so that reading what was not written shows.
-std::vector<float> make_workspace(const program::Program& program) {
+/// Memory of the program's buffers of a kind; NaN, so that reading what was not written shows.
+std::vector<float> make_scratch(const program::Program& program, program::BufferKind kind,
+                                std::int64_t batch) {
   std::int64_t elements = 0;
   for (const program::Buffer& buffer : program.buffers) {
-    if (buffer.kind != program::BufferKind::workspace) continue;
+    if (buffer.kind != kind) continue;
     std::int64_t last = 0;
     for (std::size_t a = 0; a < static_cast<std::size_t>(buffer.axes); ++a) {
-      last += (buffer.extent[a] - 1) * buffer.stride[a];
+      const bool is_batch = static_cast<int>(a) == buffer.batch_axis;
+      last += ((is_batch ? batch : buffer.extent[a]) - 1) * buffer.stride[a];
     }
     elements = std::max(elements, last + 1);
   }
@@ -113,13 +115,20 @@ std::string interpret_layer(const program::Program& program, const Plan& plan, L
   std::vector<float> packed(static_cast<std::size_t>(layout.elements()));
   pack_weights(layout, data.weights.data(), packed.data());
   data.clear_dst();
-  std::vector<float> workspace = make_workspace(program);
+  const auto scratch = [&](program::BufferKind kind) {
+    return make_scratch(program, kind, data.batch);
+  };
+  std::vector<float> workspace = scratch(program::BufferKind::workspace);
+  std::vector<float> staged_src = scratch(program::BufferKind::staged_src);
+  std::vector<float> staged_dst = scratch(program::BufferKind::staged_dst);
   const Args args{.src = data.src.data(),
                   .weights = packed.data(),
                   .bias = data.bias_data(),
                   .dst = data.dst.data(),
                   .workspace = workspace.data(),
-                  .batch = data.batch};
+                  .batch = data.batch,
+                  .staged_src = staged_src.data(),
+                  .staged_dst = staged_dst.data()};
   for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
     const std::int64_t items = program::item_count(program.stages[stage], data.batch);
     const Status status = program::interpret(program, static_cast<int>(stage), args, 0, items);

@@ -195,6 +195,10 @@ Plan arbitrary_plan(std::mt19937& random) {
   plan.run = pick({1, 2, 3, 16, 4096});
   plan.panel = random() % 4 == 0;
   plan.tile_rows = pick({1, 1, 1, 2, 3, 4, 6, 12, 4096});
+  plan.images = pick({1, 1, 1, 2, 3, 7});
+  if (random() % 4 == 0) {
+    plan.staging = {true, static_cast<Layout>(random() % 2), static_cast<AxisOrder>(random() % 3)};
+  }
   return plan;
 }
 

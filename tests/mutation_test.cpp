@@ -58,7 +58,8 @@ class Run {
   explicit Run(const Program& program) {
     std::uint32_t state = 1;
     for (const BufferKind kind : {BufferKind::src, BufferKind::weights, BufferKind::bias,
-                                  BufferKind::dst, BufferKind::workspace}) {
+                                  BufferKind::dst, BufferKind::workspace, BufferKind::staged_src,
+                                  BufferKind::staged_dst}) {
       GuardedBuffer& buffer = buffers_.emplace_back(buffer_bytes(program, kind), GuardedEnd::back);
       for (float& value : buffer.floats()) {
         value = static_cast<float>(state >> 16) / 65536.0f;
@@ -66,7 +67,8 @@ class Run {
       }
     }
     args_ = {buffers_[0].data(), buffers_[1].data(), buffers_[2].data(),
-             buffers_[3].data(), buffers_[4].data(), kBatch};
+             buffers_[3].data(), buffers_[4].data(), kBatch,
+             buffers_[5].data(), buffers_[6].data()};
   }
 
   Status run(const Program& program) {

@@ -126,6 +126,7 @@ class Search {
     }
     plan.rows_by_phase = between(0, 1) == 0;
     plan.run = between(1, 16);
+    if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0) plan.images = between(2, 4);
     plan.panel = plan.panel || (plan.family == Family::space_lanes && between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
     if (plan.family == Family::space_lanes && !plan.panel && between(0, 1) == 0)
@@ -134,7 +135,7 @@ class Search {
   }
 
   [[nodiscard]] bool fits(const Problem& problem, const Plan& plan) const {
-    const PlanCost cost = estimate_cost(problem, target_, plan, make_plan_tiling(problem, plan));
+    const PlanCost cost = estimate_cost(problem, target_, plan, 1);
     return cost.vector_registers <= target_.vector_registers && cost.code_bytes < 50'000;
   }
 
@@ -172,8 +173,9 @@ std::string Cell::to_text() const {
 }
 
 Cell cell_of(const Problem& problem, const Plan& plan) {
-  const Axis innermost = spatial_axes(problem)[2];
-  const bool tail = plan.phases != Phases::row && has_space_tail(make_plan_tiling(problem, plan));
+  const Problem computed = compute_problem(problem, plan);
+  const Axis innermost = spatial_axes(computed)[2];
+  const bool tail = plan.phases != Phases::row && has_space_tail(make_plan_tiling(computed, plan));
   return {.family = plan.family,
           .phases = plan.phases,
           .panel = plan.panel,

@@ -142,7 +142,7 @@ Result<double> measure_compile_us(const Layer& layer, const BenchOptions& option
   for (int i = 0; i < kCompiles; ++i) {
     Runtime::instance().clear();
     const Status status =
-        run->compile(layer, compile_options(options.common), options.common.threads);
+        run->compile(layer, compile_options(options.common, layer), options.common.threads);
     if (!status.ok()) return status.error();
     times.push_back(run->info().times.total_us);
   }

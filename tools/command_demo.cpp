@@ -88,7 +88,8 @@ class Report {
   Result<bool> add(const Layer& layer, LayerRun* run, const std::function<void()>& fill) {
     Progress progress;
     progress.show(fmt::format("{} ...", layer.name));
-    Status status = run->compile(layer, compile_options(options_.common), options_.common.threads);
+    Status status =
+        run->compile(layer, compile_options(options_.common, layer), options_.common.threads);
     if (!status.ok()) return status.error();
     fill();
     status = run->pack();

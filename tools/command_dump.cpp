@@ -56,7 +56,7 @@ Status print_code(const Kernel& kernel) {
 Result<int> dump(const DumpOptions& options) {
   const Result<Layer> layer = load_layer(options.common);
   if (!layer.ok()) return layer.error();
-  Options compiling = compile_options(options.common);
+  Options compiling = compile_options(options.common, *layer);
   compiling.isa = options.target;
   const Result<Kernel> kernel = convt::compile(layer->problem, compiling);
   if (!kernel.ok()) return in_layer(*layer, kernel.error());

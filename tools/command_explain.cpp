@@ -40,7 +40,7 @@ void print_times(const Layer& layer, const KernelInfo& info, Machine* machine) {
 }
 
 void print_sizes(const KernelInfo& info) {
-  fmt::print("memory     packed weights {}, workspace {} a thread, code {}\n",
+  fmt::print("memory     packed weights {}, workspace {} (one image, one thread), code {}\n",
              bytes_text(info.packed_weights_bytes), bytes_text(info.workspace_bytes),
              bytes_text(info.code_bytes));
   const CompileTimes& t = info.times;
@@ -74,7 +74,7 @@ void print_rejected(const Layer& layer, const KernelInfo& info) {
 }
 
 Status explain_layer(const Layer& layer, const CommonOptions& options, Machine* machine) {
-  const Result<Kernel> kernel = convt::compile(layer.problem, compile_options(options));
+  const Result<Kernel> kernel = convt::compile(layer.problem, compile_options(options, layer));
   if (!kernel.ok()) return in_layer(layer, kernel.error());
   const KernelInfo& info = kernel->info();
   fmt::print("layer      {}, n {}\n           {}\n", display_name(layer), layer.batch, info.layer);

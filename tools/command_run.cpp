@@ -126,7 +126,7 @@ Result<int> run_layer(const RunOptions& options) {
   Status status = refuse_slices(layer->problem);
   if (!status.ok()) return status.error();
   LayerRun run;
-  status = run.compile(*layer, compile_options(options.common), options.common.threads);
+  status = run.compile(*layer, compile_options(options.common, *layer), options.common.threads);
   if (!status.ok()) return status.error();
   run.fill_inputs(options.seed);
   status = load_tensors(options, *layer, &run);

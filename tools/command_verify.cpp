@@ -30,7 +30,8 @@ struct Outcome {
 Outcome failed(const Error& error) { return {false, 0, "", error.message}; }
 
 Outcome verify_layer(const Layer& layer, const VerifyOptions& options, LayerRun* run) {
-  Status status = run->compile(layer, compile_options(options.common), options.common.threads);
+  Status status =
+      run->compile(layer, compile_options(options.common, layer), options.common.threads);
   if (!status.ok()) return failed(status.error());
   run->fill_inputs(options.seed);
   status = run->pack();

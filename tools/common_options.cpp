@@ -1,5 +1,7 @@
 #include "tools/common_options.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 namespace convt::tools {
@@ -66,8 +68,9 @@ Result<Layer> load_layer(const CommonOptions& options) {
   return std::move(layers->front());
 }
 
-Options compile_options(const CommonOptions& options) {
+Options compile_options(const CommonOptions& options, const Layer& layer) {
   Options compile;
+  compile.expected_batch = std::max<std::int64_t>(layer.batch, 1);
   if (options.backend == "xbyak") compile.backend = Backend::xbyak;
   if (options.backend == "interpreter") compile.backend = Backend::interpreter;
   return compile;

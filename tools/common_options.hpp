@@ -52,7 +52,7 @@ Result<std::vector<Layer>> load_layers(const CommonOptions& options);
 /// The layer of --layer.
 Result<Layer> load_layer(const CommonOptions& options);
 
-Options compile_options(const CommonOptions& options);
+Options compile_options(const CommonOptions& options, const Layer& layer);
 
 /// The layer's name, or "layer" for one without.
 std::string display_name(const Layer& layer);

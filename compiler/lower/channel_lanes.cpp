@@ -7,6 +7,7 @@
 // outputs of a row (all phases) and is transposed in registers.
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "compiler/lower/families.hpp"
@@ -22,7 +23,9 @@ class ChannelLanes {
       : problem_(problem), plan_(plan), builder_(builder), nest_(problem, plan, builder) {}
 
   void lower() {
-    nest_.for_each_body([&](const TileBody& body) { lower_body(body); });
+    nest_.for_each_body([&](const TileBody& body) {
+      nest_.for_images([&](int images) { lower_body(body, images); });
+    });
   }
 
  private:
@@ -31,10 +34,11 @@ class ChannelLanes {
   }
   Reg acc(std::size_t position, std::size_t v) const { return acc_[position * vectors() + v]; }
 
-  void lower_body(const TileBody& body);
+  void lower_body(const TileBody& body, int images);
   void emit_channel(const TileBody& body, int unrolled, const Mem& src, const Mem& weights);
   void prefetch_next_tile(int unrolled, Mem src);
   void emit_products(const std::vector<Product>& products, const Mem& src, const Mem& weights);
+  [[nodiscard]] std::size_t positions_of_image(std::size_t begin) const;
   void add_bias();
   void store_channels_last();
   void store_channels_first();
@@ -51,8 +55,8 @@ class ChannelLanes {
   std::vector<Reg> acc_;
 };
 
-void ChannelLanes::lower_body(const TileBody& body) {
-  BodyProducts live = collect_products(body, spatial_axes(problem_)[2].stride);
+void ChannelLanes::lower_body(const TileBody& body, int images) {
+  BodyProducts live = collect_products(body, spatial_axes(problem_)[2].stride, images);
   positions_ = std::move(live.positions);
   products_ = std::move(live.products);
   acc_.clear();
@@ -143,15 +147,19 @@ void ChannelLanes::emit_products(const std::vector<Product>& products, const Mem
   std::vector<std::size_t> order(products.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return products[a].input < products[b].input;
+    return std::tie(products[a].image, products[a].input) <
+           std::tie(products[b].image, products[b].input);
   });
   for (std::size_t begin = 0; begin < order.size();) {
-    const std::int32_t input = products[order[begin]].input;
-    std::size_t end = begin;
-    while (end < order.size() && products[order[end]].input == input) ++end;
-    Mem mem = src;
-    mem.delta[kWidth] = input;
     const Product& only = products[order[begin]];
+    const auto is_same = [&](const Product& product) {
+      return product.image == only.image && product.input == only.input;
+    };
+    std::size_t end = begin;
+    while (end < order.size() && is_same(products[order[end]])) ++end;
+    Mem mem = src;
+    mem.delta[kBatch] = only.image;
+    mem.delta[kWidth] = only.input;
     const Reg only_weight = weight_regs[first_of_tap[order[begin]] * vectors()];
     if (end - begin == 1 && vectors() == 1 && only_weight != program::kNone) {
       builder_.fma(acc(only.position, 0), only_weight, mem, program::Operand::broadcast_mem);
@@ -208,6 +216,7 @@ void ChannelLanes::store_vector(std::size_t v, std::int64_t channels) {
                        : builder_.mask(lane_bits(0, channels - first, plan_.lanes));
   for (std::size_t p = 0; p < positions_.size(); ++p) {
     Mem mem{nest_.dst_address(), kChannel, {}};
+    mem.delta[kBatch] = positions_[p].image;
     mem.delta[kChannel] = static_cast<std::int32_t>(first);
     mem.delta[kWidth] = positions_[p].output;
     builder_.store(mem, acc(p, v), mask);
@@ -223,6 +232,13 @@ void ChannelLanes::store_channel(std::int64_t channel, const Mem& mem, Reg value
   }
 }
 
+/// Positions from `begin` on that belong to the same image.
+std::size_t ChannelLanes::positions_of_image(std::size_t begin) const {
+  std::size_t end = begin;
+  while (end < positions_.size() && positions_[end].image == positions_[begin].image) ++end;
+  return end - begin;
+}
+
 /// Transposes `lanes` consecutive outputs of one channel vector at a time.
 void ChannelLanes::store_channels_first() {
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
@@ -230,8 +246,8 @@ void ChannelLanes::store_channels_first() {
     const std::size_t first = v * lanes;
     const auto channels = static_cast<std::size_t>(nest_.tile_channels());
     if (first >= channels) break;
-    for (std::size_t begin = 0; begin < positions_.size(); begin += lanes) {
-      const std::size_t count = std::min(lanes, positions_.size() - begin);
+    for (std::size_t begin = 0, count = 0; begin < positions_.size(); begin += count) {
+      count = std::min(lanes, positions_of_image(begin));
       std::vector<Reg> rows;
       for (std::size_t p = 0; p < count; ++p) rows.push_back(acc(begin + p, v));
       const Reg mask =
@@ -241,6 +257,7 @@ void ChannelLanes::store_channels_first() {
       const std::size_t live = std::min(lanes, channels - first);
       for_each_column(builder_, rows, plan_.lanes, live, [&](std::size_t c, Reg column) {
         Mem mem{nest_.dst_address(), kWidth, {}};
+        mem.delta[kBatch] = positions_[begin].image;
         mem.delta[kChannel] = static_cast<std::int32_t>(first + c);
         mem.delta[kWidth] = positions_[begin].output;
         store_channel(static_cast<std::int64_t>(first + c), mem, column, mask);
@@ -261,6 +278,7 @@ void ChannelLanes::store_scattered() {
       const Reg value = builder_.vector();
       builder_.permute(value, acc(p, c / lanes), index_reg);
       Mem mem{nest_.dst_address(), kWidth, {}};
+      mem.delta[kBatch] = positions_[p].image;
       mem.delta[kChannel] = static_cast<std::int32_t>(c);
       mem.delta[kWidth] = positions_[p].output;
       store_channel(static_cast<std::int64_t>(c), mem, value, one_lane);

@@ -20,7 +20,14 @@ void lower_reduction_lanes(const Problem& problem, const Plan& plan, Builder& bu
 void lower_group_lanes(const Problem& problem, const Plan& plan, Builder& builder);
 
 /// A stage that stores the zeros of `zero_tail`; nothing if there are none. zero_tail.cpp
-void lower_zero_tail(const Problem& problem, int lanes, Builder& builder);
+void lower_zero_tail(const Problem& problem, const Plan& plan, Builder& builder);
+
+/// Plans with staging: stages that copy x to its staged order and y back from it. `problem` is the
+/// user's, `staged` the one that the kernel computes. reorder.cpp
+void lower_reorder_src(const Problem& problem, const Problem& staged, const Plan& plan,
+                       Builder& builder);
+void lower_reorder_dst(const Problem& problem, const Problem& staged, const Plan& plan,
+                       Builder& builder);
 
 /// Bits [begin, end) of a lane mask, clipped to `lanes`.
 std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes);

@@ -1,8 +1,13 @@
 // Group lanes: several small groups side by side in the lanes of a vector (depthwise: one channel
 // each), channels last. Where channel lanes would broadcast an input, each lane takes the input
 // channel of its own group: a load for depthwise, a load and a permute otherwise.
+//
+// Inputs come from left to right, each loaded once for all its products. A weight is in a register
+// from the first input that it multiplies to the last. So at most as many are held as the tile has
+// positions, however long the kernel.
 
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #include "compiler/lower/families.hpp"
@@ -26,6 +31,7 @@ class GroupLanes {
 
  private:
   [[nodiscard]] std::int64_t per_vector() const { return nest_.packed().groups_a_vector; }
+  [[nodiscard]] bool depthwise() const { return nest_.packed().ic == 1 && nest_.packed().oc == 1; }
   Reg acc(std::size_t position, std::size_t v) const { return acc_[position * vectors_ + v]; }
   /// Groups in vector v of the tile.
   [[nodiscard]] std::int64_t groups_in(std::size_t v) const {
@@ -36,9 +42,14 @@ class GroupLanes {
   }
 
   void lower_body(const TileBody& body, std::int64_t groups);
-  void emit_products(std::size_t v, std::int64_t ic, const Mem& src, const Mem& weights);
-  Reg load_input(std::size_t v, std::int64_t ic, const Mem& src, std::int32_t input);
+  void emit_products(std::vector<Product> products, std::int32_t group_taps);
+  void emit_vector(const std::vector<Product>& products, std::size_t v, std::int64_t ic,
+                   const Mem& src, const Mem& weights);
+  Reg load_index(std::int64_t ic);
+  Mem output(std::size_t position, std::size_t v);
+  void prefetch_outputs();
   void store();
+  void store_vector(std::size_t v);
 
   const Problem& problem_;
   const Plan& plan_;
@@ -47,7 +58,7 @@ class GroupLanes {
   BodyProducts live_;
   std::int64_t groups_ = 0;  ///< in the tile at hand
   std::size_t vectors_ = 0;  ///< that hold them
-  std::vector<Reg> acc_;
+  std::vector<Reg> acc_;     ///< none in bodies without products
 };
 
 void GroupLanes::lower_body(const TileBody& body, std::int64_t groups) {
@@ -55,88 +66,127 @@ void GroupLanes::lower_body(const TileBody& body, std::int64_t groups) {
   vectors_ = static_cast<std::size_t>((groups + per_vector() - 1) / per_vector());
   live_ = collect_products(body, spatial_axes(problem_)[2].stride);
   acc_.clear();
-  for (std::size_t i = 0; i < live_.positions.size() * vectors_; ++i) {
-    acc_.push_back(builder_.vector());
-    builder_.zero(acc_.back());
-  }
-  if (!live_.products.empty()) {
+  if (!live_.products.empty() || !live_.loop.empty()) {
+    for (std::size_t i = 0; i < live_.positions.size() * vectors_; ++i) {
+      acc_.push_back(builder_.vector());
+      builder_.zero(acc_.back());
+    }
+    if (plan_.prefetch) prefetch_outputs();
     nest_.begin_taps();
-    const Mem src{nest_.src_address(0), kChannel, {}};
-    const Mem weights{nest_.weights_address(0, body.group_taps), 4, {}};
-    for (std::int64_t ic = 0; ic < nest_.packed().ic; ++ic) {
-      Mem weights_ic = weights;
-      weights_ic.delta[4] = static_cast<std::int32_t>(ic) * body.group_taps *
-                            static_cast<std::int32_t>(nest_.packed().oc_tile);
-      for (std::size_t v = 0; v < vectors_; ++v) emit_products(v, ic, src, weights_ic);
+    emit_products(live_.products, body.group_taps);
+    if (!live_.loop.empty()) {
+      nest_.begin_tap_trips();
+      emit_products(live_.loop, body.group_taps);
+      nest_.end_tap_trips();
+      emit_products(live_.after, body.group_taps);
     }
     nest_.end_taps();
   }
   store();
 }
 
-/// Lane l gets input channel `ic` of the group that lane l belongs to.
-Reg GroupLanes::load_input(std::size_t v, std::int64_t ic, const Mem& src, std::int32_t input) {
+void GroupLanes::emit_products(std::vector<Product> products, std::int32_t group_taps) {
+  if (products.empty()) return;
+  std::stable_sort(products.begin(), products.end(),
+                   [](const Product& a, const Product& b) { return a.input < b.input; });
+  const Mem src{nest_.src_address(0), kChannel, {}};
+  Mem weights{nest_.weights_address(0, group_taps), 4, {}};
+  for (std::int64_t ic = 0; ic < nest_.packed().ic; ++ic) {
+    for (std::size_t v = 0; v < vectors_; ++v) emit_vector(products, v, ic, src, weights);
+    weights.delta[4] += group_taps * static_cast<std::int32_t>(nest_.packed().oc_tile);
+  }
+}
+
+/// For each lane the place of input channel `ic` of the group that the lane belongs to.
+Reg GroupLanes::load_index(std::int64_t ic) {
   const std::int64_t ic_group = nest_.packed().ic, oc_group = nest_.packed().oc;
-  Mem mem = src;
-  mem.delta[kChannel] =
-      static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * ic_group);
-  mem.delta[kWidth] = input;
-  const Reg window = builder_.vector();
-  builder_.load(window, mem, mask(groups_in(v) * ic_group));
-  if (ic_group == 1 && oc_group == 1) return window;
   std::vector<std::uint32_t> index(static_cast<std::size_t>(plan_.lanes), 0);
   for (std::int64_t l = 0; l < per_vector() * oc_group; ++l)
     index[static_cast<std::size_t>(l)] = static_cast<std::uint32_t>(l / oc_group * ic_group + ic);
-  const Reg index_reg = builder_.vector();
-  builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
-  const Reg x = builder_.vector();
-  builder_.permute(x, window, index_reg);
-  return x;
+  const Reg reg = builder_.vector();
+  builder_.load(reg, builder_.constant(index), program::kNone, program::Type::i32);
+  return reg;
 }
 
-/// Inputs from left to right, each with all its products; weights of a vector stay in registers.
-void GroupLanes::emit_products(std::size_t v, std::int64_t ic, const Mem& src, const Mem& weights) {
-  const auto tile = static_cast<std::int32_t>(nest_.packed().oc_tile);
-  std::vector<Product> products = live_.products;
-  std::vector<Reg> weight(static_cast<std::size_t>(products.back().place) + 1, program::kNone);
-  std::stable_sort(products.begin(), products.end(),
-                   [](const Product& a, const Product& b) { return a.input < b.input; });
-  for (std::size_t i = 0; i < products.size();) {
-    const std::int32_t input = products[i].input;
-    const Reg x = load_input(v, ic, src, input);
-    for (; i < products.size() && products[i].input == input; ++i) {
-      Reg& w = weight[static_cast<std::size_t>(products[i].place)];
-      if (w == program::kNone) {
-        Mem mem = weights;
-        mem.delta[4] += products[i].place * tile + static_cast<std::int32_t>(v) * plan_.lanes;
-        w = builder_.vector();
-        builder_.load(w, mem);
+/// `products` ascend by input. What is used once is a memory operand instead of a register.
+void GroupLanes::emit_vector(const std::vector<Product>& products, std::size_t v, std::int64_t ic,
+                             const Mem& src, const Mem& weights) {
+  std::map<std::int32_t, int> uses;  // of the weight at each place
+  for (const Product& product : products) ++uses[product.place];
+  std::map<std::int32_t, Reg> weight_regs;
+  const Reg index = depthwise() ? program::kNone : load_index(ic);
+  const Reg input_mask = mask(nest_.src_lanes(groups_in(v)));
+  for (std::size_t begin = 0, end = 0; begin < products.size(); begin = end) {
+    while (end < products.size() && products[end].input == products[begin].input) ++end;
+    Mem input = src;
+    input.delta[kChannel] = nest_.src_channel(v);
+    input.delta[kWidth] = products[begin].input;
+    const bool input_in_memory = depthwise() && end - begin == 1 && uses[products[begin].place] > 1;
+    Reg x = program::kNone;
+    if (!input_in_memory) {
+      x = builder_.vector();
+      builder_.load(x, input, input_mask);
+      if (!depthwise()) builder_.permute(x, x, index);
+    }
+    for (std::size_t i = begin; i < end; ++i) {
+      Mem weight = weights;
+      weight.delta[4] += products[i].place * static_cast<std::int32_t>(nest_.packed().oc_tile) +
+                         static_cast<std::int32_t>(v) * plan_.lanes;
+      const Reg sum = acc(products[i].position, v);
+      if (uses[products[i].place] == 1) {
+        builder_.fma(sum, x, weight, program::Operand::vector_mem);
+        continue;
       }
-      builder_.fma(acc(products[i].position, v), x, w);
+      const auto [reg, first] = weight_regs.try_emplace(products[i].place, program::kNone);
+      if (first) {
+        reg->second = builder_.vector();
+        builder_.load(reg->second, weight);
+      }
+      if (input_in_memory) {
+        builder_.fma(sum, reg->second, input, program::Operand::vector_mem, input_mask);
+      } else {
+        builder_.fma(sum, x, reg->second);
+      }
     }
   }
 }
 
+Mem GroupLanes::output(std::size_t position, std::size_t v) {
+  Mem mem{nest_.dst_address(), kChannel, {}};
+  mem.delta[kChannel] =
+      static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * nest_.packed().oc);
+  mem.delta[kWidth] = live_.positions[position].output;
+  return mem;
+}
+
+/// Fetches the lines that store() will write to.
+void GroupLanes::prefetch_outputs() {
+  for (std::size_t v = 0; v < vectors_; ++v)
+    for (std::size_t p = 0; p < live_.positions.size(); ++p) builder_.prefetch(output(p, v), 1);
+}
+
 void GroupLanes::store() {
-  const std::int64_t channels_a_vector = per_vector() * nest_.packed().oc;
-  for (std::size_t v = 0; v < vectors_; ++v) {
-    const Reg m = mask(groups_in(v) * nest_.packed().oc);
-    const auto channel =
-        static_cast<std::int32_t>(static_cast<std::int64_t>(v) * channels_a_vector);
-    Reg bias = program::kNone;
-    if (problem_.bias) {
-      Mem mem{nest_.bias_address(), 0, {}};
-      mem.delta[0] = channel;
-      bias = builder_.vector();
-      builder_.load(bias, mem, m);
-    }
-    for (std::size_t p = 0; p < live_.positions.size(); ++p) {
-      if (bias != program::kNone) builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
-      Mem mem{nest_.dst_address(), kChannel, {}};
-      mem.delta[kChannel] = channel;
-      mem.delta[kWidth] = live_.positions[p].output;
-      builder_.store(mem, acc(p, v), m);
-    }
+  for (std::size_t v = 0; v < vectors_; ++v) store_vector(v);
+}
+
+/// Adds the bias and stores vector v of each position. Without products the bias is all there is.
+void GroupLanes::store_vector(std::size_t v) {
+  const Reg lanes = mask(groups_in(v) * nest_.packed().oc);
+  Reg bias = program::kNone;
+  if (problem_.bias) {
+    Mem mem{nest_.bias_address(), 0, {}};
+    mem.delta[0] =
+        static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * nest_.packed().oc);
+    bias = builder_.vector();
+    builder_.load(bias, mem, lanes);
+  } else if (acc_.empty()) {
+    bias = builder_.vector();
+    builder_.zero(bias);
+  }
+  for (std::size_t p = 0; p < live_.positions.size(); ++p) {
+    if (!acc_.empty() && problem_.bias)
+      builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
+    builder_.store(output(p, v), acc_.empty() ? bias : acc(p, v), lanes);
   }
 }
 

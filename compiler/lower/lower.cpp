@@ -26,8 +26,14 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   const int per_vector = groups_a_vector(problem, plan.lanes);
   if (plan.phases == Phases::row && plan.family == Family::space_lanes)
     return "phases=row is not for space_lanes";
-  if (plan.panel && (!channels_first || plan.phases == Phases::row || plan.tile_rows > 1))
-    return "panel=1 is for layout nchw, phases one or all and tiles of one row";
+  if (plan.panel && (plan.phases == Phases::row || plan.tile_rows > 1))
+    return "panel=1 is for phases one or all and tiles of one row";
+  if (plan.panel && !channels_first && plan.family != Family::group_lanes)
+    return "panel=1 is for layout nchw and group_lanes";
+  const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),
+                                     [](const Axis& axis) { return axis.zero_tail != 0; });
+  if (plan.images > 1 && (plan.family != Family::channel_lanes || plan.panel || zero_tail))
+    return "images is for channel_lanes without panel or zero tail";
   if (plan.tile_rows > 1 &&
       (plan.family != Family::space_lanes || plan.tile_rows % spatial_axes(problem)[1].stride != 0))
     return "tile_rows is for space_lanes, and a multiple of the stride";
@@ -50,19 +56,41 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   return "unknown family";
 }
 
+/// Orders that change nothing, and tensors that have no contiguous axis to copy along.
+std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
+  const bool is_point = axes[innermost].input == 1 && axes[innermost].output == 1;
+  if (innermost != kMaxRank - 1 && is_point)
+    return "staging makes an axis of length 1 the innermost";
+  const Problem staged = compute_problem(problem, plan);
+  for (const Problem& side : {problem, staged}) {
+    const bool last = side.layout == Layout::nhwc;
+    if (last && ((side.in_channels == 1 && side.src_pitch() > 1) ||
+                 (side.out_channels == 1 && side.dst_pitch() > 1)))
+      return "staging is not for one channel of several, channels last";
+  }
+  return "";
+}
+
 }  // namespace
 
 Result<program::Program> lower(const Problem& user_problem, const Target& target,
                                const Plan& plan) {
-  const Problem problem = with_canonical_layout(user_problem);
+  const Problem problem = compute_problem(user_problem, plan);
   if (plan.lanes != target.lanes) {
     return Error{ErrorCode::unsupported, "plan has " + std::to_string(plan.lanes) +
                                              " lanes, target has " + std::to_string(target.lanes)};
   }
   if (const std::string misfit = find_misfit(problem, plan); !misfit.empty())
     return Error{ErrorCode::unsupported, "plan: " + misfit};
-  program::Builder builder(problem.to_text(), target.lanes, target.vector_registers,
+  if (plan.staging.used) {
+    if (const std::string misfit = find_staging_misfit(user_problem, plan); !misfit.empty())
+      return Error{ErrorCode::unsupported, "plan: " + misfit};
+  }
+  program::Builder builder(user_problem.to_text(), target.lanes, target.vector_registers,
                            target.mask_registers);
+  if (plan.staging.used) lowering::lower_reorder_src(user_problem, problem, plan, builder);
   switch (plan.family) {
     case Family::channel_lanes:
       lowering::lower_channel_lanes(problem, plan, builder);
@@ -77,7 +105,8 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
       lowering::lower_group_lanes(problem, plan, builder);
       break;
   }
-  lowering::lower_zero_tail(problem, target.lanes, builder);
+  lowering::lower_zero_tail(problem, plan, builder);
+  if (plan.staging.used) lowering::lower_reorder_dst(user_problem, problem, plan, builder);
   return builder.finish();
 }
 

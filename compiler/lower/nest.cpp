@@ -22,7 +22,10 @@ enum RunColumn : std::uint16_t {
   kRunOutput,
   kRunInput,
   kRunGroup,
+  kRunTap,
+  kRunTrips,
   kPanelKind,
+  kPanelCount,
   kPanelSrc,
   kPanelDst,
   kRunColumns
@@ -43,6 +46,11 @@ Buffer make_tensor(BufferKind kind, const char* name, Layout layout, std::int64_
   buffer.stride[kChannel] = layout == Layout::nhwc ? 1 : row * spatial[1] * spatial[0];
   buffer.stride[kBatch] = spatial[0] * spatial[1] * spatial[2] * pitch;
   return buffer;
+}
+
+std::array<std::int64_t, kMaxRank> lengths(const Problem& problem, std::int64_t Axis::*length) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  return {axes[0].*length, axes[1].*length, axes[2].*length};
 }
 
 Buffer make_vector(BufferKind kind, const char* name, std::int64_t extent) {
@@ -75,16 +83,28 @@ constexpr std::array<char, kMaxRank> kAxisNames{'d', 'h', 'w'};
 
 }  // namespace
 
+Buffer make_src(const Problem& problem, BufferKind kind) {
+  return make_tensor(kind, kind == BufferKind::src ? "src" : "staged_src", problem.layout,
+                     problem.in_channels, problem.src_pitch(), lengths(problem, &Axis::input));
+}
+
+Buffer make_dst(const Problem& problem, BufferKind kind) {
+  return make_tensor(kind, kind == BufferKind::dst ? "dst" : "staged_dst", problem.layout,
+                     problem.out_channels, problem.dst_pitch(), lengths(problem, &Axis::output));
+}
+
 Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
     : problem_(problem),
       builder_(builder),
       axes_(spatial_axes(problem)),
-      packed_(make_packed_layout(problem, plan)),
+      packed_(make_compute_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)),
       row_tiling_(make_row_tiling(problem, plan)),
+      staged_(plan.staging.used),
       rows_by_phase_(plan.rows_by_phase),
       panel_(plan.panel),
-      lanes_(plan.lanes) {
+      lanes_(plan.lanes),
+      images_(plan.images) {
   contiguous_rows_ = plan.family == Family::reduction_lanes && plan.phases == Phases::all &&
                      problem.groups == 1 && problem.out_channels == packed_.oc_tile &&
                      problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
@@ -166,15 +186,8 @@ Nest::ChannelTiles Nest::channel_tiles() const {
 }
 
 void Nest::declare_buffers() {
-  std::array<std::int64_t, kMaxRank> in{}, out{};
-  for (std::size_t a = 0; a < kMaxRank; ++a) {
-    in[a] = axes_[a].input;
-    out[a] = axes_[a].output;
-  }
-  src_ = builder_.buffer(make_tensor(BufferKind::src, "src", problem_.layout, problem_.in_channels,
-                                     problem_.src_pitch(), in));
-  Buffer dst = make_tensor(BufferKind::dst, "dst", problem_.layout, problem_.out_channels,
-                           problem_.dst_pitch(), out);
+  src_ = builder_.buffer(make_src(problem_, staged_ ? BufferKind::staged_src : BufferKind::src));
+  Buffer dst = make_dst(problem_, staged_ ? BufferKind::staged_dst : BufferKind::dst);
   if (contiguous_rows_) {
     dst.extent[kWidth] *= dst.extent[kChannel];
     dst.extent[kChannel] = 1;
@@ -198,18 +211,33 @@ void Nest::declare_buffers() {
 void Nest::begin_stage() {
   declare_buffers();
   builder_.begin_stage("compute");
-  if (packed_.group_blocks() > 1)
-    group_ = Affine::of(builder_.coordinate("group", Extent{packed_.group_blocks(), 0}));
+  // Groups that share tiles are neighbours in memory, channels last: items go along it.
+  const auto count_groups = [&] {
+    if (packed_.group_blocks() > 1)
+      group_ = Affine::of(builder_.coordinate("group", Extent{packed_.group_blocks(), 0}));
+  };
+  if (!tiles_of_groups()) count_groups();
   if (packed_.oc_tiles() > 1 && !panel_)
     oc_tile_ = Affine::of(builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0}));
-  image_ = Affine::of(builder_.coordinate("image", Extent{1, 1}));
+  bind_images();
   for (std::size_t a = 0; a < outer_count_; ++a)
     if (outer_[a].rows != 1)
       outer_[a].row =
           builder_.coordinate(std::string("row_") + kAxisNames[a], Extent{outer_[a].rows, 0});
-  bind_runs();
+  Affine run;
+  if (tiling_.runs.size() != 1) {
+    const auto count = static_cast<std::int64_t>(tiling_.runs.size());
+    run = Affine::of(builder_.coordinate("run", Extent{count, 0}));
+  }
+  if (tiles_of_groups()) count_groups();
+  bind_runs(run);
   for (std::size_t a = 0; a < outer_count_; ++a)
     bind_outer_axis(outer_[a], std::string(1, kAxisNames[a]));
+  if (tiles_of_groups()) {
+    bind_tail_tile();
+    if (panel_) copy_pixels();
+    return;
+  }
   if (panel_) {
     copy_panel();
     // Every tile of output channels reads the panel.
@@ -224,33 +252,53 @@ void Nest::end_stage() {
   builder_.end_stage();
 }
 
+void Nest::bind_images() {
+  const ScalarId block = builder_.coordinate("image", Extent{1, images_});
+  image_ = Affine::of(block, images_);
+  if (images_ == 1) return;
+  image_count_ = builder_.let_batch_count("images", block, images_);
+  std::vector<std::int32_t> singles(static_cast<std::size_t>(images_) + 1, 0);
+  for (int count = 1; count < images_; ++count) singles[static_cast<std::size_t>(count)] = count;
+  const auto table = builder_.table("single_images", 1, std::move(singles));
+  single_images_ = builder_.let("singles", table, Affine::of(image_count_), 0);
+}
+
 void Nest::bind_tail_tile() {
   const auto [tiles, channels, tail] = channel_tiles();
   if (tiles == 1 || tail == 0) return;
   std::vector<std::int32_t> flags(static_cast<std::size_t>(tiles), 0);
   flags.back() = 1;
   const auto table = builder_.table("tail_tile", 1, std::move(flags));
-  tail_tile_ = builder_.let("is_tail", table, packed_.groups_a_tile > 1 ? group_ : oc_tile_, 0);
+  tail_tile_ = builder_.let("is_tail", table, tiles_of_groups() ? group_ : oc_tile_, 0);
 }
 
 Nest::PanelColumns Nest::panel_columns(const TileRun& run) const {
   const std::int64_t first = run.input - panel_reach_;
-  const std::int64_t begin = std::max<std::int64_t>(first, 0);
+  const std::int64_t begin = std::max<std::int64_t>(run.input - reach(tiling_, run), 0);
   const std::int64_t end = std::min(axes_[2].input, run.input + run.tiles * tiling_.width);
   return {begin, begin - first, std::max<std::int64_t>(end - begin, 0)};
 }
 
 void Nest::declare_panel() {
   std::int64_t columns = 1;
-  for (const TileBody& body : tiling_.bodies)
-    for (const BodyPhase& phase : body.phases)
-      for (const BodyTap& tap : phase.taps) panel_reach_ = std::max(panel_reach_, tap.shift);
+  for (const TileRun& run : tiling_.runs)
+    panel_reach_ = std::max(panel_reach_, reach(tiling_, run));
   for (const TileRun& run : tiling_.runs) {
     const PanelColumns copied = panel_columns(run);
     columns =
         std::max({columns, copied.dst + copied.count, panel_reach_ + run.tiles * tiling_.width});
     if (std::find(panel_counts_.begin(), panel_counts_.end(), copied.count) == panel_counts_.end())
       panel_counts_.push_back(copied.count);
+  }
+  if (tiles_of_groups()) {
+    // Pixels of whole vectors.
+    Buffer panel =
+        make_tensor(BufferKind::workspace, "panel", Layout::nhwc, packed_.oc_tile, packed_.oc_tile,
+                    {outer_[0].most_taps, outer_[1].most_taps, columns});
+    panel.extent[kBatch] = 1;
+    panel.batch_axis = -1;
+    panel_buffer_ = builder_.buffer(panel);
+    return;
   }
   // Rows of whole cache lines, an odd number of them: neighbouring channels fall into different
   // sets.
@@ -308,7 +356,41 @@ void Nest::copy_rows(std::int64_t columns) {
   end_taps();
 }
 
-void Nest::bind_runs() {
+/// The same where channels are last, for the groups of the tile: vector by vector.
+void Nest::copy_pixels() {
+  builder_.comment("input panel");
+  for_oc_tile([&](std::int64_t channels) {
+    const std::int64_t groups = channels / packed_.oc;
+    begin_taps();
+    const Affine column =
+        Affine::of(panel_count_ == program::kNone
+                       ? builder_.begin_loop("column", panel_columns(tiling_.runs[0]).count)
+                       : builder_.begin_loop("column", panel_count_));
+    const Affine channel = group_ * (packed_.ic * packed_.groups_a_tile);
+    Mem from{builder_.address(
+                 src_, {image_, channel, outer_[0].input, outer_[1].input, panel_src_ + column}),
+             kChannel,
+             {}};
+    Mem to{builder_.address(panel_buffer_,
+                            {0, 0, outer_[0].live_tap, outer_[1].live_tap, panel_dst_ + column}),
+           kChannel,
+           {}};
+    for (std::int64_t v = 0; v * packed_.groups_a_vector < groups; ++v) {
+      const std::int64_t first = v * packed_.groups_a_vector;
+      const std::int64_t live = std::min(packed_.groups_a_vector, groups - first) * packed_.ic;
+      from.delta[kChannel] = static_cast<std::int32_t>(first * packed_.ic);
+      to.delta[kChannel] = static_cast<std::int32_t>(v * lanes_);
+      const Reg x = builder_.vector();
+      builder_.load(x, from,
+                    live == lanes_ ? program::kNone : builder_.mask(lane_bits(0, live, lanes_)));
+      builder_.store(to, x);
+    }
+    builder_.end_loop();
+    end_taps();
+  });
+}
+
+void Nest::bind_runs(const Affine& row) {
   std::vector<std::int32_t> table;
   for (const TileRun& run : tiling_.runs) {
     const PanelColumns columns = panel_columns(run);
@@ -318,7 +400,10 @@ void Nest::bind_runs() {
     table.push_back(static_cast<std::int32_t>(run.output));
     table.push_back(static_cast<std::int32_t>(run.input));
     table.push_back(static_cast<std::int32_t>(run.group_begin));
+    table.push_back(static_cast<std::int32_t>(run.first_tap));
+    table.push_back(static_cast<std::int32_t>(run.trips));
     table.push_back(static_cast<std::int32_t>(kind - panel_counts_.begin()));
+    table.push_back(static_cast<std::int32_t>(columns.count));
     table.push_back(static_cast<std::int32_t>(columns.src));
     table.push_back(static_cast<std::int32_t>(columns.dst));
   }
@@ -327,22 +412,30 @@ void Nest::bind_runs() {
     run_output_ = run.output;
     run_input_ = run.input;
     run_group_ = run.group_begin;
+    run_tap_ = run.first_tap;
+    run_trips_ = run.trips;
     panel_src_ = panel_columns(run).src;
     panel_dst_ = panel_columns(run).dst;
     return;
   }
   run_table_ = builder_.table("runs", kRunColumns, std::move(table));
-  const auto count = static_cast<std::int64_t>(tiling_.runs.size());
-  const Affine row = Affine::of(builder_.coordinate("run", Extent{count, 0}));
   if (tiling_.bodies.size() > 1) run_body_ = builder_.let("body", run_table_, row, kBody);
   run_tiles_ = builder_.let("tiles", run_table_, row, kTiles);
   run_output_ = Affine::of(builder_.let("run_output", run_table_, row, kRunOutput));
   run_input_ = Affine::of(builder_.let("run_input", run_table_, row, kRunInput));
   if (panel_) {
-    if (panel_counts_.size() > 1)
+    if (tiles_of_groups()) {
+      panel_count_ = builder_.let("panel_count", run_table_, row, kPanelCount);
+    } else if (panel_counts_.size() > 1) {
       panel_kind_ = builder_.let("panel_kind", run_table_, row, kPanelKind);
+    }
     panel_src_ = Affine::of(builder_.let("panel_src", run_table_, row, kPanelSrc));
     panel_dst_ = Affine::of(builder_.let("panel_dst", run_table_, row, kPanelDst));
+  }
+  if (tiling_.loop_taps != 0) {
+    run_tap_ = Affine::of(builder_.let("run_tap", run_table_, row, kRunTap));
+    run_trips_scalar_ = builder_.let("trips", run_table_, row, kRunTrips);
+    run_trips_ = Affine::of(run_trips_scalar_);
   }
   const bool one_group = std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
                                      [](const TileRun& run) { return run.group_begin == 0; });
@@ -417,16 +510,41 @@ void Nest::begin_taps() {
 void Nest::end_taps() {
   for (std::size_t a = outer_count_; a-- > 0;)
     if (outer_[a].loop_open) builder_.end_loop();
+  looped_taps_ = 0;
+}
+
+void Nest::begin_tap_trips() {
+  const ScalarId trip = run_trips_scalar_ == program::kNone
+                            ? builder_.begin_loop("taps", run_trips_.constant)
+                            : builder_.begin_loop("taps", run_trips_scalar_);
+  looped_taps_ = Affine::of(trip, tiling_.loop_taps);
+}
+
+void Nest::end_tap_trips() {
+  builder_.end_loop();
+  looped_taps_ = run_trips_ * tiling_.loop_taps;
 }
 
 AddressId Nest::src_address(const Affine& ic) {
-  const Affine w = outer_count_ == kMaxRank ? outer_[2].input : run_input_ + tile_ * tiling_.width;
+  const Affine w = outer_count_ == kMaxRank
+                       ? outer_[2].input
+                       : run_input_ + tile_ * tiling_.width - looped_taps_ * tiling_.tap_step;
   if (panel_) {
     return builder_.address(panel_buffer_, {0, ic, outer_[0].live_tap, outer_[1].live_tap,
-                                            panel_reach_ + tile_ * tiling_.width});
+                                            Affine(panel_reach_) + tile_ * tiling_.width -
+                                                looped_taps_ * tiling_.tap_step});
   }
   const Affine channel = group_ * (packed_.ic * packed_.groups_a_tile) + ic;
   return builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, w});
+}
+
+std::int32_t Nest::src_channel(std::size_t v) const {
+  const std::int64_t a_vector = panel_ ? lanes_ : packed_.groups_a_vector * packed_.ic;
+  return static_cast<std::int32_t>(static_cast<std::int64_t>(v) * a_vector);
+}
+
+std::int64_t Nest::src_lanes(std::int64_t groups) const {
+  return panel_ ? lanes_ : groups * packed_.ic;
 }
 
 AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps) {
@@ -434,6 +552,7 @@ AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps)
   return builder_.address(weights_,
                           {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
                            first_tap * (packed_.padded_ic() * packed_.oc_tile) +
+                               (run_tap_ + looped_taps_) * packed_.oc_tile +
                                ic_block * (group_taps * packed_.oc_tile * packed_.ic_block)});
 }
 

@@ -40,6 +40,10 @@ using program::ScalarId;
 /// Axes of src and dst buffers, whatever the layout in memory.
 enum TensorAxis : std::uint8_t { kBatch, kChannel, kDepth, kHeight, kWidth };
 
+/// The tensors x and y of a problem, axes as TensorAxis says.
+program::Buffer make_src(const Problem& problem, program::BufferKind kind);
+program::Buffer make_dst(const Problem& problem, program::BufferKind kind);
+
 class Nest {
  public:
   Nest(const Problem& problem, const Plan& plan, Builder& builder);
@@ -74,10 +78,29 @@ class Nest {
     end_stage();
   }
 
+  /// Emits for a full block of plan.images, and in a loop over the images of a block that has
+  /// fewer; the argument is how many images the tile is of.
+  template <class Emit>
+  void for_images(Emit&& emit) {
+    if (images_ == 1) return emit(1);
+    builder_.begin_if_equal(image_count_, images_);
+    emit(images_);
+    builder_.end_if();
+    const Affine block = image_;
+    image_ += Affine::of(builder_.begin_loop("single_image", single_images_));
+    emit(1);
+    builder_.end_loop();
+    image_ = block;
+  }
+
   /// Loops over live taps of d and h (of w as well with Phases::row); tiles of several rows have no
   /// loop over h.
   void begin_taps();
   void end_taps();
+  /// The body's loop over taps. Addresses made inside are of the trip's first tap, those made after
+  /// it (up to end_taps()) count from its last.
+  void begin_tap_trips();
+  void end_tap_trips();
 
   /// Channels of a full tile, and of the smallest one: what every tile has.
   [[nodiscard]] std::int64_t tile_channels() const {
@@ -115,6 +138,10 @@ class Nest {
   /// src at (channel ic of the group, this tap row or relative input row 0 of a tile of several
   /// rows, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
+  /// Several groups in the lanes: first channel of vector v from src_address(), and the lanes to
+  /// load for so many groups in it.
+  [[nodiscard]] std::int32_t src_channel(std::size_t v) const;
+  [[nodiscard]] std::int64_t src_lanes(std::int64_t groups) const;
   /// weights at (tile, tap row, block of ic, first tap of the body's group, first oc).
   [[nodiscard]] AddressId weights_address(const Affine& ic_block, std::int32_t group_taps);
   /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
@@ -157,11 +184,14 @@ class Nest {
   void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table);
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
+  void bind_images();
   void begin_tap_loop(OuterAxis& axis, const std::string& name);
-  void bind_runs();
+  void bind_runs(const Affine& row);
   void bind_tail_tile();
   void declare_panel();
   void copy_panel();
+  void copy_pixels();
+  [[nodiscard]] bool tiles_of_groups() const { return packed_.groups_a_tile > 1; }
   void copy_rows(std::int64_t columns);
 
   const Problem& problem_;
@@ -170,11 +200,14 @@ class Nest {
   PackedLayout packed_;
   Tiling tiling_;
   Tiling row_tiling_;
+  bool staged_;
   bool rows_by_phase_;
   std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row
   std::size_t outer_count_ = 2;
 
   BufferId src_ = 0, weights_ = 0, bias_ = 0, dst_ = 0;
+  ScalarId image_count_ = program::kNone;    ///< images of the block
+  ScalarId single_images_ = program::kNone;  ///< the same if fewer than a full block, else 0
   Affine group_, oc_tile_, image_;
   ScalarId tail_tile_ = program::kNone;
   bool contiguous_rows_ = false;
@@ -184,6 +217,9 @@ class Nest {
   ScalarId row_tile_body_ = program::kNone;
   std::size_t row_body_ = 0;  ///< at hand
   Affine run_output_, run_input_, run_group_;
+  Affine run_tap_, run_trips_;
+  ScalarId run_trips_scalar_ = program::kNone;
+  Affine looped_taps_;  ///< of the body's loop over taps, before the taps at hand
   Affine tile_;
 
   /// The part of an input row that a run reads, as far as it exists.
@@ -193,11 +229,13 @@ class Nest {
   [[nodiscard]] PanelColumns panel_columns(const TileRun& run) const;
   bool panel_;
   int lanes_;
+  int images_;  ///< of a full block
   BufferId panel_buffer_ = 0;
   std::int32_t panel_reach_ = 0;  ///< panel column of relative input 0 of a run's first tile
   std::vector<std::int64_t> panel_counts_;  ///< distinct counts of columns
   ScalarId panel_kind_ = program::kNone;    ///< which of them the run at hand has
   Affine panel_src_, panel_dst_;
+  ScalarId panel_count_ = program::kNone;  ///< columns to copy for the run at hand
 };
 
 }  // namespace convt::lowering

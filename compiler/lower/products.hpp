@@ -14,6 +14,7 @@ struct Position {
   std::int32_t q;
   std::int32_t output;  ///< o relative to the tile's
   const BodyPhase* phase;
+  std::int32_t image = 0;  ///< of the tile
 };
 
 /// acc[position] += weights[place] * input
@@ -22,13 +23,16 @@ struct Product {
   std::int32_t place;  ///< of the tap within its group
   std::int32_t shift;
   std::int32_t input;  ///< relative to the tile's first input
+  std::int32_t image = 0;
 };
 
 struct BodyProducts {
-  std::vector<Position> positions;  ///< ascending output
-  std::vector<Product> products;    ///< ascending place, then input
+  std::vector<Position> positions;   ///< ascending image, then output
+  std::vector<Product> products;     ///< ascending place, then image, then input
+  std::vector<Product> loop, after;  ///< those of the body's blocks of that name
 };
 
-BodyProducts collect_products(const TileBody& body, std::int64_t stride);
+/// Of `images` images side by side (bodies without a loop over taps).
+BodyProducts collect_products(const TileBody& body, std::int64_t stride, int images = 1);
 
 }  // namespace convt::lowering

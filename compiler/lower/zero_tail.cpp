@@ -12,15 +12,14 @@ struct Box {
   std::array<std::int64_t, kMaxRank> begin{}, extent{};
 };
 
-program::BufferId find_dst(const program::Program& program) {
+program::BufferId find_buffer(const program::Program& program, program::BufferKind kind) {
   for (std::size_t b = 0; b < program.buffers.size(); ++b)
-    if (program.buffers[b].kind == program::BufferKind::dst) return static_cast<BufferId>(b);
+    if (program.buffers[b].kind == kind) return static_cast<BufferId>(b);
   return 0;
 }
 
-void fill_box(const Problem& problem, int lanes, Builder& builder, const Box& box) {
+void fill_box(const Problem& problem, BufferId dst, int lanes, Builder& builder, const Box& box) {
   const bool last = problem.layout == Layout::nhwc;
-  const BufferId dst = find_dst(builder.program());
   const std::int64_t run = last ? problem.out_channels : box.extent[2];
   builder.begin_stage("zero_tail");
   std::array<Affine, 5> index{};
@@ -56,7 +55,10 @@ void fill_box(const Problem& problem, int lanes, Builder& builder, const Box& bo
 
 }  // namespace
 
-void lower_zero_tail(const Problem& problem, int lanes, Builder& builder) {
+void lower_zero_tail(const Problem& problem, const Plan& plan, Builder& builder) {
+  const BufferId dst =
+      find_buffer(builder.program(),
+                  plan.staging.used ? program::BufferKind::staged_dst : program::BufferKind::dst);
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
   for (std::size_t tail = 0; tail < kMaxRank; ++tail) {
     if (axes[tail].zero_tail == 0) continue;
@@ -71,7 +73,7 @@ void lower_zero_tail(const Problem& problem, int lanes, Builder& builder) {
       }
       empty = empty || box.extent[a] == 0;
     }
-    if (!empty) fill_box(problem, lanes, builder, box);
+    if (!empty) fill_box(problem, dst, plan.lanes, builder, box);
   }
 }
 

@@ -37,13 +37,16 @@ struct TapPlace {
 
 /// In the canonical order of taps (d, h, w row-major).
 std::vector<TapPlace> tap_places(const PackedLayout& layout) {
+  std::array<std::int64_t, kMaxRank> kernel{};
+  for (std::size_t a = 0; a < kMaxRank; ++a) kernel[layout.axis_order[a]] = layout.kernel[a];
   std::vector<TapPlace> places;
-  for (std::int64_t kd = 0; kd < layout.kernel[0]; ++kd) {
-    for (std::int64_t kh = 0; kh < layout.kernel[1]; ++kh) {
-      for (std::int64_t kw = 0; kw < layout.kernel[2]; ++kw) {
+  for (std::int64_t kd = 0; kd < kernel[0]; ++kd) {
+    for (std::int64_t kh = 0; kh < kernel[1]; ++kh) {
+      for (std::int64_t kw = 0; kw < kernel[2]; ++kw) {
         const std::int64_t offset = layout.offset(0, 0, 0, kd, kh, kw);
-        const std::int64_t size =
-            find_group(layout.w_groups, layout.position[2][static_cast<std::size_t>(kw)]).size;
+        const std::array<std::int64_t, kMaxRank> tap{kd, kh, kw};
+        const auto innermost = static_cast<std::size_t>(tap[layout.axis_order[2]]);
+        const std::int64_t size = find_group(layout.w_groups, layout.position[2][innermost]).size;
         places.push_back({offset, size * layout.oc_tile * layout.ic_block});
       }
     }
@@ -67,13 +70,15 @@ std::int64_t PackedLayout::elements() const {
 
 std::int64_t PackedLayout::offset(std::int64_t group, std::int64_t ic_index, std::int64_t oc_index,
                                   std::int64_t kd, std::int64_t kh, std::int64_t kw) const {
-  const std::int64_t d = position[0][static_cast<std::size_t>(kd)];
-  const std::int64_t h = position[1][static_cast<std::size_t>(kh)];
-  const GroupPlace w = find_group(w_groups, position[2][static_cast<std::size_t>(kw)]);
+  const std::array<std::int64_t, kMaxRank> tap{kd, kh, kw};
+  const auto place_of = [&](std::size_t axis) {
+    return std::int64_t{position[axis][static_cast<std::size_t>(tap[axis_order[axis]])]};
+  };
+  const GroupPlace w = find_group(w_groups, place_of(2));
 
   std::int64_t place = group / groups_a_tile * oc_tiles() + oc_index / oc_tile;
-  place = place * kernel[0] + d;
-  place = place * kernel[1] + h;
+  place = place * kernel[0] + place_of(0);
+  place = place * kernel[1] + place_of(1);
   // Tap groups differ in size, so from here on count weights, not equal blocks.
   place = (place * kernel[2] + w.first) * (padded_ic() / ic_block);
   place += ic_index / ic_block * w.size + w.within;
@@ -88,6 +93,7 @@ std::size_t PackedLayout::hash() const {
     h = mix(h, field);
   for (std::size_t axis = 0; axis < kernel.size(); ++axis) {
     h = mix(h, kernel[axis]);
+    h = mix(h, static_cast<std::int64_t>(axis_order[axis]));
     for (const std::int32_t place : position[axis]) h = mix(h, place);
   }
   for (const std::int32_t size : w_groups) h = mix(h, size);

@@ -34,9 +34,11 @@ struct PackedLayout {
   std::int64_t groups_a_tile = 1;  ///< small groups that share a tile
   std::int64_t groups_a_vector = 1;  ///< of those, in each vector of `lanes`
   std::int64_t lanes = 16;           ///< of a vector; only matters with groups_a_tile > 1
-  std::array<std::int64_t, kMaxRank> kernel{1, 1, 1};  ///< d, h, w (leading ones for lower ranks)
-  /// position[a][k]: place of tap k in the phase-sorted order of axis a.
+  std::array<std::int64_t, kMaxRank> kernel{1, 1, 1};  ///< in packed order (leading ones for lower ranks)
+  /// position[a][k]: place of tap k in the phase-sorted order of packed axis a.
   std::array<std::vector<std::int32_t>, kMaxRank> position;
+  /// Which of d, h, w of the canonical weights the packed order has at each of its three places.
+  std::array<std::size_t, kMaxRank> axis_order{0, 1, 2};
   /// Sizes of the tap groups of w, in packed order; they sum to kernel[2].
   std::vector<std::int32_t> w_groups;
 
@@ -48,7 +50,8 @@ struct PackedLayout {
   }
   [[nodiscard]] std::int64_t padded_ic() const { return (ic + ic_block - 1) / ic_block * ic_block; }
   [[nodiscard]] std::int64_t elements() const;
-  /// Element index of weight (group, ic, oc, kd, kh, kw); ic and oc count within the group.
+  /// Element index of weight (group, ic, oc, kd, kh, kw) of the canonical order; ic and oc count
+  /// within the group.
   [[nodiscard]] std::int64_t offset(std::int64_t group, std::int64_t ic_index,
                                     std::int64_t oc_index, std::int64_t kd, std::int64_t kh,
                                     std::int64_t kw) const;

@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
+constexpr double kSplitLoad = 1.9;   // unaligned vectors mostly straddle two cache lines
 constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;   // pointers and counters of one tile
 constexpr double kItemCycles = 40;   // scalars of one work item
@@ -22,16 +23,27 @@ constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCy
 constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4;
 constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
+// Channels last, pixels that are pages apart: cycles of each load of one ...
+constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
+constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one into a panel
+constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
+constexpr double kSquareCycles = 55;  // transposing lanes x lanes elements from memory to memory
 constexpr double kBytesPerInstruction = 8.5;
 // What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
 // several rows: they have few other loads to wait for.
 constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 
-/// Instruction counts of one reduction step of a body, and of its end.
-struct BodyCounts {
-  double fmas = 0, chain = 0, weight_bytes = 0;
-  double loads = 0;  ///< load slots: a vector that straddles cache lines takes two
-  double load_instructions = 0;
+/// Instruction counts of one reduction step.
+struct StepCounts {
+  double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
+  double stalls = 0;  ///< cycles beyond all that
+};
+
+/// ... of a body, and of its end.
+struct BodyCounts : StepCounts {
+  double extra_slots = 0;  ///< of `loads`: not instructions of their own
+  StepCounts trip;         ///< of a loop over taps in the step
+  double end_stalls = 0;   ///< cycles of the end
   double stores = 0, shuffles = 0;
   int accumulators = 0;
   int registers = 0;
@@ -67,13 +79,16 @@ Products count_products(const TileBody& body) {
 }
 
 BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
-  const Products products = count_products(body);
+  Products products = count_products(body);
+  products.positions *= plan.images;
+  products.count *= plan.images;
+  products.inputs *= plan.images;
   const double vectors = plan.channels / plan.lanes;
   BodyCounts counts;
   counts.accumulators = static_cast<int>(products.positions * vectors);
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = counts.load_instructions = products.inputs + products.taps * vectors;
+  counts.loads = products.inputs + products.taps * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers =
       counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
@@ -84,7 +99,7 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
       counts.stores = blocks * plan.lanes * 1.5;
       counts.shuffles = blocks * plan.lanes * 4;
       // The transpose works on whole quads of rows, with a few registers on top.
-      const double rows = std::min<double>(products.positions, plan.lanes);
+      const double rows = std::min<double>(products.positions / plan.images, plan.lanes);
       counts.registers =
           std::max(counts.registers,
                    counts.accumulators + 4 + static_cast<int>(std::ceil(rows / 4) * 4 - rows));
@@ -132,13 +147,15 @@ BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileB
                            : plan.positions == 1 ? kBroadcastOperand
                                                  : kBroadcast;
   counts.weight_bytes = weights * 4;
-  counts.loads = held + (weights - held) * uses * broadcast;
-  counts.load_instructions = held + (plan.positions > 1 ? (weights - held) * uses : 0) +
-                             plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
+  const double broadcasts = (weights - held) * uses;
+  const double vectors = plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   // Unaligned vectors mostly straddle two cache lines.
-  counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
+  counts.loads = held + broadcasts * broadcast + 1.7 * vectors;
+  counts.extra_slots = counts.loads - held - (plan.positions > 1 ? broadcasts : 0) - vectors;
   const auto phases = static_cast<std::int64_t>(body.phases.size());
-  counts.registers = std::max(counts.registers, counts.accumulators + interleave_registers(phases));
+  if (stride > 1)
+    counts.registers =
+        std::max(counts.registers, counts.accumulators + interleave_registers(phases));
   counts.stores = counts.accumulators * 1.7;
   counts.shuffles = counts.accumulators * 1.5 * interleave_steps(stride, plan.lanes);
   if (spread) {
@@ -156,7 +173,7 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const
   counts.accumulators = static_cast<int>(products.positions * j);
   counts.fmas = products.count * j;
   counts.chain = products.longest_chain;
-  counts.loads = counts.load_instructions = products.inputs + products.taps * j;
+  counts.loads = products.inputs + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
   const double phases = static_cast<double>(body.phases.size());
   counts.registers =
@@ -169,19 +186,88 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const
   return counts;
 }
 
-BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+/// Weights that are in registers at a time when inputs are taken from left to right.
+int most_weights_at_once(const TileBody& body) {
+  std::vector<std::pair<std::int32_t, int>> changes;  // input, weights that come or go
+  for (const BodyPhase& phase : body.phases) {
+    for (const BodyTap& tap : phase.taps) {
+      const std::int32_t begin = std::max(phase.valid_begin - tap.shift, body.input_begin);
+      const std::int32_t end = std::min(phase.valid_end - tap.shift, body.input_end);
+      if (end - begin < 2) continue;
+      changes.emplace_back(begin, 1);
+      changes.emplace_back(end, -1);
+    }
+  }
+  std::sort(changes.begin(), changes.end());
+  int weights = 0, most = 0;
+  for (const auto& [input, change] : changes) most = std::max(most, weights += change);
+  return most;
+}
+
+bool depthwise(const Problem& problem) {
+  return problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
+}
+
+/// Positions that share no cache set, if pixels are so far apart.
+double distinct_sets(std::int64_t pitch_bytes) {
+  return static_cast<double>(4096 / std::gcd(pitch_bytes, std::int64_t{4096}));
+}
+
+/// Of the load of a vector of one pixel.
+double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
+  const std::int64_t pitch = problem.src_pitch() * 4;
+  if (plan.panel || pitch < 2048) return 0;
+  const Axis axis = spatial_axes(problem)[2];
+  const double window =
+      static_cast<double>((axis.kernel - 1) * axis.dilation / axis.stride + plan.positions);
+  const double pages = pitch < 4096 ? 0.5 : 1;
+  const bool conflict = window / std::min(64.0, distinct_sets(pitch)) > 10;
+  return pages * ((in_loop ? kFarPixelInLoop : kFarPixel) + (conflict ? kConflictingPixel : 0));
+}
+
+/// Of the taps that the body spells out.
+StepCounts count_group_step(const Problem& problem, const Plan& plan, const TileBody& body,
+                            bool in_loop) {
   const Products products = count_products(body);
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const bool depthwise = problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
-  BodyCounts counts;
-  counts.accumulators = static_cast<int>(products.positions * vectors);
+  const double load = plan.panel || problem.src_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  const double inputs = std::min(products.inputs, products.count);
+  StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = counts.load_instructions =
-      (products.inputs * (depthwise ? 1 : 3) + products.taps) * vectors;
+  counts.loads = (inputs * (depthwise(problem) ? load : load + 1) + products.taps) * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
-  counts.registers = counts.accumulators + body.group_taps + (depthwise ? 2 : 3);
-  counts.stores = products.positions * vectors;
+  counts.stalls = inputs * vectors * pixel_stall(problem, plan, in_loop);
+  return counts;
+}
+
+/// `counts` and `times` `more`.
+void add_steps(StepCounts& counts, const StepCounts& more, double times) {
+  counts.fmas += times * more.fmas;
+  counts.loads += times * more.loads;
+  counts.chain += times * more.chain;
+  counts.weight_bytes += times * more.weight_bytes;
+  counts.stalls += times * more.stalls;
+}
+
+BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
+  const double store = problem.dst_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  BodyCounts counts;
+  static_cast<StepCounts&>(counts) = count_group_step(problem, plan, body, false);
+  int weights = most_weights_at_once(body);
+  if (!body.loop.taps.empty()) {
+    const TileBody loop = with_taps(body, body.loop), after = with_taps(body, body.after);
+    counts.trip = count_group_step(problem, plan, loop, true);
+    add_steps(counts, count_group_step(problem, plan, after, false), 1);
+    weights = std::max({weights, most_weights_at_once(loop), most_weights_at_once(after)});
+  }
+  const double positions = count_products(body).positions;
+  counts.accumulators = static_cast<int>(positions * vectors);
+  counts.registers = counts.accumulators + weights + (depthwise(problem) ? 1 : 2);
+  counts.stores = counts.accumulators * store;
+  if (plan.prefetch && problem.dst_pitch() * 4 >= 1024)
+    counts.end_stalls = positions * kFarOutputPixel;
   return counts;
 }
 
@@ -260,8 +346,7 @@ struct PlaneCosts {
 double pixel_conflict_cycles(const Problem& problem, const Plan& plan) {
   if (plan.family != Family::channel_lanes || problem.ic_per_group() < plan.lanes) return 0;
   const std::int64_t pitch = problem.src_pitch() * 4;
-  const auto sets = static_cast<double>(4096 / std::gcd(pitch, std::int64_t{4096}));
-  const double ways = plan.positions / sets;
+  const double ways = plan.positions / distinct_sets(pitch);
   if (ways > 11) return 2.0 * plan.positions;
   return ways > 7 ? 0.15 * plan.positions : 0;
 }
@@ -303,7 +388,19 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   return costs;
 }
 
-double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
+double tensor_bytes(const Problem& problem) {
+  return 4.0 * static_cast<double>(problem.in_channels * problem.input_spatial() +
+                                   problem.out_channels * problem.output_spatial() +
+                                   problem.weights_count());
+}
+
+/// Bytes a cycle of so many bytes that are worked on again and again.
+double memory_rate(const Target& target, double bytes) {
+  return bytes < static_cast<double>(target.l3_bytes) ? kL3ReadBytesPerCycle
+                                                      : kMemoryReadBytesPerCycle;
+}
+
+double step_cycles(const StepCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
   const double fma_cycles = counts.fmas / kFmaPerCycle, load_cycles = counts.loads / kLoadsPerCycle;
   // Near both limits the ports are not shared out perfectly.
   double cycles = std::max({fma_cycles, load_cycles, kPortSharing * (fma_cycles + load_cycles)});
@@ -312,7 +409,7 @@ double step_cycles(const BodyCounts& counts, const Plan& plan, double weight_byt
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
   const double exposed = weight_bytes_per_cycle < kL2BytesPerCycle ? 0.3 : 0;
   cycles = std::max(cycles, streaming) + exposed * std::min(cycles, streaming);
-  return cycles + kLoopCycles / plan.ic_unroll;
+  return cycles + counts.stalls + kLoopCycles / plan.ic_unroll;
 }
 
 /// Steps of the reduction that a body's code spells out.
@@ -329,6 +426,20 @@ double end_instructions(const Plan& plan, const BodyCounts& counts) {
   if (plan.family == Family::space_lanes && plan.phases == Phases::all)
     return 3 * counts.accumulators + 1.3 * counts.shuffles;
   return 2 * counts.accumulators + 2 * (counts.stores + counts.shuffles);
+}
+
+/// Pixels of a row that the items of the run copy into their panels.
+double copied_pixels(const Plan& plan, const Tiling& tiling, const TileRun& run) {
+  const double items = std::ceil(static_cast<double>(run.tiles) / plan.run);
+  return static_cast<double>(run.tiles) * tiling.width + items * reach(tiling, run);
+}
+
+double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
+  const std::int64_t pitch = problem.src_pitch() * 4;
+  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
+  const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplitLoad - 1;
+  const double far = pitch < 2048 ? 0 : pitch < 4096 ? kFarPanelPixel / 2 : kFarPanelPixel;
+  return kLoopCycles + vectors * (kPanelPixel / 2 + split + far);
 }
 
 }  // namespace
@@ -362,38 +473,101 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
       // Without mask registers, masks and the temporaries of merging take vector registers.
       const int for_masks = target.mask_registers == 0 ? 3 : 0;
       cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
-      cost.code_bytes += kBytesPerInstruction * (unrolled_steps(problem, plan, ic) *
-                                                     (counts.fmas + counts.load_instructions) +
+      const double reduction =
+          counts.fmas + counts.loads - counts.extra_slots + counts.trip.fmas + counts.trip.loads;
+      cost.code_bytes += kBytesPerInstruction * (unrolled_steps(problem, plan, ic) * reduction +
                                                  end_instructions(plan, counts)) +
                          150;
     }
     for (const TileRun& run : tiling.runs) {
       const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
-      const auto tiles = static_cast<double>(run.tiles);
+      const auto tiles = static_cast<double>(run.tiles), trips = static_cast<double>(run.trips);
+      StepCounts step = counts;
+      add_steps(step, counts.trip, trips);
       const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
-                         counts.stores * planes.store;
-      const double overhead = kLoopCycles * 2;  // of the loop over tap rows
+                         counts.end_stalls + counts.stores * planes.store;
+      const double overhead =
+          kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
       cost.cycles +=
           rows.tap_rows * tiles *
-          (ic * (step_cycles(counts, plan, weight_rate) + planes.input_step * rows.products.count) +
+          (ic * (step_cycles(step, plan, weight_rate) + planes.input_step * rows.products.count) +
            overhead);
       cost.cycles += rows.tiles * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
-      fma_total += rows.tap_rows * tiles * ic * counts.fmas;
+      if (plan.panel && plan.family == Family::group_lanes)
+        cost.cycles +=
+            rows.tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(problem, plan);
+      fma_total += rows.tap_rows * tiles * ic * step.fmas;
     }
     tap_rows += rows.tap_rows * rows.products.inputs;
   }
-  cost.cycles *= tiles_of_channels;
+  cost.cycles *= tiles_of_channels / plan.images;
   if (problem.layout == Layout::nhwc || plan.tile_rows > 1)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
-  if (plan.panel) {
+  if (plan.panel && plan.family == Family::space_lanes) {
     // Once for all tiles of output channels.
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
     cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);
   }
   fma_total *= tiles_of_channels * plan.lanes;
   cost.useful_lanes = fma_total > 0 ? static_cast<double>(problem.live_macs()) / fma_total : 1;
+  return cost;
+}
+
+double roofline_cycles(const Problem& problem, const Target& target) {
+  const double fmas = static_cast<double>(problem.live_macs()) / target.lanes;
+  const double bytes = tensor_bytes(problem);
+  return std::max(fmas / kFmaPerCycle, bytes / memory_rate(target, bytes));
+}
+
+double estimate_staging_cycles(const Problem& problem, const Target& target, const Plan& plan) {
+  if (!plan.staging.used) return 0;
+  const auto axes = spatial_axes(problem);
+  const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
+  const auto reorder = [&](std::int64_t channels, std::int64_t Axis::*length) {
+    const auto lanes = static_cast<double>(target.lanes);
+    const auto spatial =
+        static_cast<double>((axes[0].*length) * (axes[1].*length) * (axes[2].*length));
+    const auto row = static_cast<double>(axes[innermost].*length);
+    const auto across = static_cast<double>(channels);
+    const bool same_layout = plan.staging.layout == problem.layout;
+    // The contiguous axes of either side: squares of lanes x lanes elements.
+    double one = across, other = same_layout ? row : spatial;
+    if (same_layout && problem.layout == Layout::nchw) one = spatial / row;
+    if (!same_layout && innermost != kMaxRank - 1) other = row;
+    if (same_layout && problem.layout == Layout::nhwc)
+      return 3 * std::ceil(across / lanes) * spatial;
+    const double squares = std::ceil(one / lanes) * std::ceil(other / lanes);
+    return kSquareCycles * squares * spatial * across / (one * other);
+  };
+  const double bytes = tensor_bytes(problem);
+  return reorder(problem.in_channels, &Axis::input) + reorder(problem.out_channels, &Axis::output) +
+         2 * bytes / memory_rate(target, 2 * bytes);
+}
+
+PlanCost average_over_batch(const PlanCost& block, const PlanCost& single, int images,
+                            std::int64_t batch) {
+  const auto singles = static_cast<double>(batch % images);
+  const auto blocked = static_cast<double>(batch) - singles;
+  PlanCost cost = block;
+  cost.cycles = (block.cycles * blocked + single.cycles * singles) / static_cast<double>(batch);
+  cost.code_bytes += single.code_bytes;
+  return cost;
+}
+
+PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
+                       std::int64_t batch) {
+  const Problem computed = compute_problem(problem, plan);
+  const Tiling tiling = make_plan_tiling(computed, plan);
+  PlanCost cost = estimate_cost(computed, target, plan, tiling);
+  if (plan.images > 1) {
+    Plan single = plan;
+    single.images = 1;
+    cost = average_over_batch(cost, estimate_cost(computed, target, single, tiling), plan.images,
+                              batch);
+  }
+  cost.cycles += estimate_staging_cycles(problem, target, plan);
   return cost;
 }
 

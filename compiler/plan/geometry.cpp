@@ -19,6 +19,44 @@ std::vector<std::int32_t> phase_sorted_places(const Axis& axis) {
 
 constexpr std::int64_t kUncut = std::numeric_limits<std::int32_t>::max();
 
+/// d, h, w; units in front for lower ranks.
+std::array<Axis, kMaxRank> padded_axes(const Problem& problem) {
+  std::array<Axis, kMaxRank> axes{};
+  const auto rank = static_cast<std::size_t>(problem.rank);
+  std::copy_n(problem.axes.begin(), rank, axes.end() - problem.rank);
+  return axes;
+}
+
+/// Each input has outputs of its own: what follows one row of them can continue it.
+bool is_separable(const Axis& axis) {
+  return axis.effective_kernel() <= axis.stride && axis.crop_begin == 0 &&
+         axis.output == axis.input * axis.stride && axis.zero_tail == 0;
+}
+
+bool is_pointwise(const Axis& axis) { return is_separable(axis) && axis.stride == 1; }
+
+struct OrderedAxes {
+  std::array<Axis, kMaxRank> axes;
+  std::array<std::size_t, kMaxRank> order;  ///< which of the padded axes stands at each place
+};
+
+OrderedAxes order_axes(const Problem& problem) {
+  const std::array<Axis, kMaxRank> padded = padded_axes(problem);
+  std::array<std::size_t, kMaxRank> order{0, 1, 2};
+  std::stable_partition(order.begin(), order.end(), [&](std::size_t a) {
+    return padded[a].input == 1 && padded[a].output == 1;
+  });
+  std::array<Axis, kMaxRank> axes{padded[order[0]], padded[order[1]], padded[order[2]]};
+  while (!(axes[1] == Axis{}) && is_pointwise(axes[1]) && is_separable(axes[2])) {
+    axes[2].input *= axes[1].input;
+    axes[2].output *= axes[1].input;
+    axes[1] = axes[0];
+    axes[0] = Axis{};
+    std::swap(order[0], order[1]);
+  }
+  return {axes, order};
+}
+
 /// One output at a time: its taps come from a table at run time, each a group of its own.
 Tiling make_single_tiling() {
   Tiling tiling;
@@ -32,6 +70,10 @@ Tiling make_single_tiling() {
   return tiling;
 }
 
+std::int32_t loop_taps_of(const Plan& plan) {
+  return plan.family == Family::group_lanes && plan.phases == Phases::one ? plan.tap_unroll : 0;
+}
+
 }  // namespace
 
 std::int64_t largest_prime_factor(std::int64_t count) {
@@ -41,17 +83,45 @@ std::int64_t largest_prime_factor(std::int64_t count) {
   return largest;
 }
 
-std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) {
-  std::array<Axis, kMaxRank> axes{};
-  std::size_t place = kMaxRank;
-  for (auto a = static_cast<std::size_t>(problem.rank); a-- > 0;)
-    if (!(problem.axes[a] == Axis{})) axes[--place] = problem.axes[a];
-  return axes;
+std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) { return order_axes(problem).axes; }
+
+std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem) {
+  return order_axes(problem).order;
 }
 
 Problem with_canonical_layout(Problem problem) {
   if (problem.src_pitch() == 1 && problem.dst_pitch() == 1) problem.layout = Layout::nchw;
   return problem;
+}
+
+std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order) {
+  switch (order) {
+    case AxisOrder::dhw:
+      return {0, 1, 2};
+    case AxisOrder::dwh:
+      return {0, 2, 1};
+    case AxisOrder::hwd:
+      return {1, 2, 0};
+  }
+  return {0, 1, 2};
+}
+
+Problem compute_problem(const Problem& problem, const Plan& plan) {
+  if (!plan.staging.used) return with_canonical_layout(problem);
+  Problem staged = problem;
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  const std::array<std::size_t, kMaxRank> order = axes_in_order(plan.staging.order);
+  staged.rank = kMaxRank;
+  for (std::size_t a = 0; a < kMaxRank; ++a) staged.axes[a] = axes[order[a]];
+  staged.layout = plan.staging.layout;
+  // Channels last, every pixel begins a vector.
+  const auto pitch = [&](std::int64_t channels) {
+    return staged.layout == Layout::nchw ? 0
+                                         : (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
+  };
+  staged.src_channel_pitch = pitch(problem.in_channels);
+  staged.dst_channel_pitch = pitch(problem.out_channels);
+  return staged;
 }
 
 std::int32_t tile_width(const Plan& plan) {
@@ -91,13 +161,21 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   const std::int64_t tiles = axis.output / (axis.stride * width);
   const std::int64_t run =
       plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
-  return make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run);
+  Tiling tiling = make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run,
+                              loop_taps_of(plan));
+  if (plan.family == Family::group_lanes) {
+    // The runs of all phases that write to one place, one after the other.
+    std::stable_sort(tiling.runs.begin(), tiling.runs.end(),
+                     [](const TileRun& a, const TileRun& b) { return a.output < b.output; });
+  }
+  return tiling;
 }
 
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
-  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kUncut);
+  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kUncut,
+                     loop_taps_of(plan));
 }
 
 Tiling make_row_tiling(const Problem& problem, const Plan& plan) {
@@ -109,6 +187,14 @@ Tiling make_row_tiling(const Problem& problem, const Plan& plan) {
 }
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
+  PackedLayout layout = make_compute_layout(compute_problem(problem, plan), plan);
+  const std::array<std::size_t, kMaxRank> places = axes_in_order(plan.staging.order);
+  const std::array<std::size_t, kMaxRank> order = spatial_order(problem);
+  for (std::size_t a = 0; a < kMaxRank; ++a) layout.axis_order[a] = order[places[a]];
+  return layout;
+}
+
+PackedLayout make_compute_layout(const Problem& problem, const Plan& plan) {
   PackedLayout layout;
   layout.groups = problem.groups;
   layout.ic = problem.ic_per_group();

@@ -11,13 +11,24 @@
 
 namespace convt {
 
-/// A problem's axes as d, h, w. Axes of one input, output and tap say nothing and are left out:
-/// leading ones are units instead.
+/// A problem's axes as d, h, w, units in front where there are fewer. Axes of one input and one
+/// output take no part in the order of elements in memory: they come first, too. Pointwise axes
+/// join the innermost one where its rows do not overlap. So the innermost is as long as can be.
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem);
+
+/// Which of the problem's axes, units in front, stands at each place of spatial_axes().
+std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem);
 
 /// `problem` with a layout of its own choice where both describe the same memory: tensors of one
 /// channel are channels first.
 Problem with_canonical_layout(Problem problem);
+
+/// Which of d, h, w stands at each place of an order.
+std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order);
+
+/// What the plan's kernel computes: `problem` in its canonical layout, or as staged. The functions
+/// below that take a problem and a plan mean this one.
+Problem compute_problem(const Problem& problem, const Plan& plan);
 
 /// Positions q a tile of the plan is wide.
 std::int32_t tile_width(const Plan& plan);
@@ -48,5 +59,8 @@ Tiling make_uncut_tiling(const Problem& problem, const Plan& plan);
 /// The plan's tiling of the rows of axis h, of all phases. Tiles of one row have one body, which
 /// stands for any row and any one of its taps.
 Tiling make_row_tiling(const Problem& problem, const Plan& plan);
+
+/// Where the plan's kernel reads the weights.
+PackedLayout make_compute_layout(const Problem& problem, const Plan& plan);
 
 }  // namespace convt

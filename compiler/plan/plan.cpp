@@ -1,5 +1,6 @@
 #include "compiler/plan/plan.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <functional>
 
@@ -11,6 +12,23 @@ namespace {
 constexpr std::array<const char*, 4> kFamilies{"channel_lanes", "space_lanes", "reduction_lanes",
                                                "group_lanes"};
 constexpr std::array<const char*, 3> kPhases{"one", "all", "row"};
+
+struct IntField {
+  const char* key;
+  int Plan::*value;
+  int least;
+  bool is_always_shown;
+};
+constexpr std::array<IntField, 8> kIntFields{{{"lanes", &Plan::lanes, 1, true},
+                                              {"channels", &Plan::channels, 1, true},
+                                              {"positions", &Plan::positions, 1, true},
+                                              {"tile_rows", &Plan::tile_rows, 1, false},
+                                              {"images", &Plan::images, 1, false},
+                                              {"ic_unroll", &Plan::ic_unroll, 1, false},
+                                              {"tap_unroll", &Plan::tap_unroll, 0, false},
+                                              {"run", &Plan::run, 1, false}}};
+
+constexpr std::array<const char*, 3> kAxisOrders{"dhw", "dwh", "hwd"};
 
 template <std::size_t N>
 int find_name(const std::array<const char*, N>& names, std::string_view text) {
@@ -33,9 +51,27 @@ std::string_view next_word(std::string_view& text) {
   return word;
 }
 
-bool parse_int(std::string_view text, int& value) {
+bool parse_int(std::string_view text, int least, int& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc{} && end == text.data() + text.size() && value >= 1 && value <= 4096;
+  return error == std::errc{} && end == text.data() + text.size() && value >= least &&
+         value <= 4096;
+}
+
+/// "none", or the staged layout and order of axes: "nhwc:dhw".
+std::string staging_text(const Staging& staging) {
+  if (!staging.used) return "none";
+  return std::string(to_string(staging.layout)) + ":" +
+         kAxisOrders[static_cast<std::size_t>(staging.order)];
+}
+
+bool parse_staging(std::string_view text, Staging& staging) {
+  staging = {};
+  if (text == "none") return true;
+  const std::string_view layout = text.substr(0, text.find(':'));
+  const int order = find_name(kAxisOrders, text.substr(std::min(text.size(), layout.size() + 1)));
+  if (order < 0 || (layout != "nchw" && layout != "nhwc")) return false;
+  staging = {true, layout == "nhwc" ? Layout::nhwc : Layout::nchw, static_cast<AxisOrder>(order)};
+  return true;
 }
 
 }  // namespace
@@ -43,13 +79,21 @@ bool parse_int(std::string_view text, int& value) {
 const char* to_string(Family family) { return kFamilies[static_cast<std::size_t>(family)]; }
 
 std::string Plan::to_text() const {
-  return std::string(to_string(family)) + " lanes=" + std::to_string(lanes) +
-         " phases=" + kPhases[static_cast<std::size_t>(phases)] +
-         " channels=" + std::to_string(channels) + " positions=" + std::to_string(positions) +
-         " ic_unroll=" + std::to_string(ic_unroll) +
-         " rows=" + (rows_by_phase ? "phase" : "output") + " prefetch=" + (prefetch ? "1" : "0") +
-         " run=" + std::to_string(run) + " panel=" + (panel ? "1" : "0") +
-         " tile_rows=" + std::to_string(tile_rows);
+  std::string text =
+      std::string(to_string(family)) + " phases=" + kPhases[static_cast<std::size_t>(phases)];
+  const auto add = [&text](const char* key, const std::string& value) {
+    text.append(" ").append(key).append("=").append(value);
+  };
+  const Plan usual;
+  for (const IntField& field : kIntFields) {
+    if (field.is_always_shown || this->*field.value != usual.*field.value)
+      add(field.key, std::to_string(this->*field.value));
+  }
+  add("rows", rows_by_phase ? "phase" : "output");
+  if (prefetch) add("prefetch", "1");
+  if (panel) add("panel", "1");
+  if (staging.used) add("staging", staging_text(staging));
+  return text;
 }
 
 Result<Plan> parse_plan(std::string_view text) {
@@ -79,15 +123,17 @@ Result<Plan> parse_plan(std::string_view text) {
       (key == "panel" ? plan.panel : plan.prefetch) = value == "1";
       continue;
     }
-    int* field = key == "lanes"       ? &plan.lanes
-                 : key == "channels"  ? &plan.channels
-                 : key == "positions" ? &plan.positions
-                 : key == "ic_unroll" ? &plan.ic_unroll
-                 : key == "run"       ? &plan.run
-                 : key == "tile_rows" ? &plan.tile_rows
-                                      : nullptr;
-    if (field == nullptr) return bad("unknown key", key);
-    if (!parse_int(value, *field)) return bad("expected an integer in [1, 4096], got", word);
+    if (key == "staging") {
+      if (!parse_staging(value, plan.staging))
+        return bad("staging must be none or layout:order such as nhwc:dhw, got", value);
+      continue;
+    }
+    const auto field = std::find_if(kIntFields.begin(), kIntFields.end(),
+                                    [&](const IntField& known) { return key == known.key; });
+    if (field == kIntFields.end()) return bad("unknown key", key);
+    if (!parse_int(value, field->least, plan.*field->value)) {
+      return bad("expected an integer in [" + std::to_string(field->least) + ", 4096], got", word);
+    }
   }
   return plan;
 }

@@ -30,6 +30,19 @@ enum class Phases : std::uint8_t {
   row,  ///< one output, its live taps from a table in a run-time loop: any kernel, any stride
 };
 
+/// Spatial axes from the outermost to the innermost.
+enum class AxisOrder : std::uint8_t { dhw, dwh, hwd };
+
+/// x and y in another order in memory: a first stage copies x to it, the kernel computes there, a
+/// last stage copies y back. For tensors whose own order suits no family: short rows, few channels
+/// side by side.
+struct Staging {
+  bool used = false;
+  Layout layout = Layout::nchw;
+  AxisOrder order = AxisOrder::dhw;
+  bool operator==(const Staging&) const = default;
+};
+
 struct Plan {
   Family family = Family::channel_lanes;
   int lanes = 16;
@@ -39,20 +52,29 @@ struct Plan {
   int positions =
       1;  ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
   int ic_unroll = 1;  ///< input channels a trip of the innermost loop
+  /// Group lanes, Phases::one: innermost taps a trip of a loop over them; 0: bodies spell them out.
+  int tap_unroll = 0;
   /// Output rows of outer axes phase by phase (few weights at a time) or in order (each input row
   /// read while it is still in cache).
   bool rows_by_phase = true;
-  bool prefetch = false;  ///< space ahead in every input channel's row, for the next tile
-  int run = 16;           ///< tiles a work item walks at most
+  /// Channels first: ahead in every input channel's row, for the next tile. Group lanes: what the
+  /// tile stores to.
+  bool prefetch = false;
+  int run = 16;  ///< tiles a work item walks at most
   /// Copy the input rows of an item side by side first: channels first, planes lie pages apart and,
   /// when they are multiples of 4 KiB, push each other out of the cache.
   bool panel = false;
   /// Space lanes: output rows of axis h a tile, 1 or a multiple of its stride. A tile of several
   /// rows loads each input vector once for all of them.
   int tile_rows = 1;
+  /// Channel lanes: images a tile, for spaces so small that the positions of one image do not fill
+  /// a tile. The last images of a batch, if fewer, go one by one.
+  int images = 1;
+  Staging staging;
   bool operator==(const Plan&) const = default;
 
-  /// "channel_lanes lanes=16 phases=one channels=64 positions=6 ic_unroll=2 rows=phase prefetch=0"
+  /// "channel_lanes phases=one lanes=16 channels=64 positions=6 ic_unroll=2 rows=phase": what has
+  /// its usual value (1, 0, none; runs of 16) is left out.
   [[nodiscard]] std::string to_text() const;
 };
 
@@ -74,7 +96,8 @@ struct PlanReport {
 };
 
 struct PlanOptions {
-  bool strict = false;  ///< refuse plans with under 25% useful lanes
+  bool strict = false;              ///< refuse plans with under 25% useful lanes
+  std::int64_t expected_batch = 1;  ///< images a run: what costs are compared for
   bool operator==(const PlanOptions&) const = default;
 };
 

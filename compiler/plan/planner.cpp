@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "compiler/plan/cost_model.hpp"
@@ -15,12 +16,24 @@ namespace {
 
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
+constexpr std::int64_t kMostImages = 16;
+constexpr std::int64_t kSmallRow = 8;        // positions; with more, a tile is of one image
+constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+constexpr int kTapUnroll = 8;                // what a loop over more taps unrolls
 
 class Planner {
  public:
-  Planner(const Problem& problem, const Target& target)
-      : problem_(problem), target_(target), innermost_(spatial_axes(problem)[2]) {}
+  /// `problem` is the user's.
+  Planner(const Problem& problem, const Target& target, const PlanOptions& options,
+          const Staging& staging)
+      : base_(base_plan(target, staging)),
+        problem_(compute_problem(problem, base_)),
+        target_(target),
+        batch_(options.expected_batch),
+        staging_cycles_(estimate_staging_cycles(problem, target, base_)),
+        innermost_(spatial_axes(problem_)[2]),
+        most_images_(choose_most_images()) {}
 
   std::vector<PlanReport::Candidate> candidates() {
     add_channel_lanes();
@@ -29,39 +42,63 @@ class Planner {
       add_reduction_lanes();
       add_group_lanes();
     }
-    std::sort(found_.begin(), found_.end(),
-              [](const auto& a, const auto& b) { return a.predicted_us < b.predicted_us; });
     return std::move(found_);
   }
 
  private:
+  static Plan base_plan(const Target& target, const Staging& staging) {
+    Plan plan;
+    plan.lanes = target.lanes;
+    plan.staging = staging;
+    return plan;
+  }
   void add_channel_lanes();
   void add_space_lanes();
+  void add_with_row_panel(Plan plan);
   void add_tile_rows(Plan plan, std::int64_t accumulators_a_row, double products_a_row);
   void add_reduction_lanes();
   void add_group_lanes();
+  void add_tap_loops(Plan plan, int vectors);
+  void add_with_pixel_panel(Plan plan);
+  [[nodiscard]] std::int64_t tap_rows() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   void add(Plan plan);
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int panel_run(const Plan& plan) const;
+  [[nodiscard]] std::int64_t reach() const;
+  [[nodiscard]] int cached_run(const Plan& plan) const;
   /// Of all taps of one tile of output channels.
   [[nodiscard]] std::int64_t weight_bytes(const Plan& plan) const {
     return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
   }
+  [[nodiscard]] int choose_most_images() const;
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
 
-  const Problem& problem_;
+  const Plan base_;
+  const Problem problem_;  ///< what the plans' kernels compute
   const Target& target_;
-  Axis innermost_;
-  std::map<std::pair<Phases, std::int32_t>, Tiling> tilings_;
+  const std::int64_t batch_;
+  const double staging_cycles_;
+  const Axis innermost_;
+  const int most_images_;  ///< of a tile
+  std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::pair(plan.phases, tile_width(plan));
+  const auto key = std::tuple(plan.phases, tile_width(plan), plan.tap_unroll);
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
+}
+
+/// Images share a tile only where the positions of one do not fill it.
+int Planner::choose_most_images() const {
+  const bool small = innermost_.output <= kSmallRow * innermost_.stride;
+  const auto axes = spatial_axes(problem_);
+  const bool zero_tail =
+      std::any_of(axes.begin(), axes.end(), [](const Axis& axis) { return axis.zero_tail != 0; });
+  return small && !zero_tail ? static_cast<int>(std::min<std::int64_t>(batch_, kMostImages)) : 1;
 }
 
 int Planner::choose_unroll(double products_a_channel) const {
@@ -77,13 +114,22 @@ void Planner::add(Plan plan) {
   // L2.
   const bool far_input = plan.tile_rows > 1 ||
                          problem_.input_spatial() * problem_.in_channels * 4 > target_.l2_bytes / 2;
-  plan.prefetch =
-      problem_.layout == Layout::nchw && !plan.panel && problem_.ic_per_group() >= 8 && far_input;
+  plan.prefetch = plan.family == Family::group_lanes
+                      ? problem_.output_spatial() * problem_.out_channels * 4 > target_.l2_bytes / 2
+                      : problem_.layout == Layout::nchw && !plan.panel &&
+                            problem_.ic_per_group() >= 8 && far_input;
   const Tiling& tiles = tiling(plan);
-  const PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
+  PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
+  if (plan.images > 1) {
+    Plan single = plan;
+    single.images = 1;
+    cost = average_over_batch(cost, estimate_cost(problem_, target_, single, tiles), plan.images,
+                              batch_);
+  }
   if (cost.vector_registers > target_.vector_registers) return;
   if (cost.code_bytes > kMaxCodeBytes) return;
-  found_.push_back({plan, cost.cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
+  const double cycles = cost.cycles + staging_cycles_;
+  found_.push_back({plan, cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
 }
 
 void Planner::add_channel_lanes() {
@@ -92,9 +138,8 @@ void Planner::add_channel_lanes() {
       static_cast<int>(std::min<std::int64_t>((oc + target_.lanes - 1) / target_.lanes, 8));
   const auto stride = static_cast<int>(std::min<std::int64_t>(innermost_.stride, 64));
   for (int vectors = 1; vectors <= all_vectors; ++vectors) {
-    Plan plan;
+    Plan plan = base_;
     plan.family = Family::channel_lanes;
-    plan.lanes = target_.lanes;
     plan.channels = vectors * target_.lanes;
     plan.phases = Phases::row;
     plan.ic_unroll = choose_unroll(vectors);
@@ -111,24 +156,48 @@ void Planner::add_channel_lanes() {
         const double taps = phases == Phases::all
                                 ? static_cast<double>(innermost_.kernel)
                                 : std::ceil(static_cast<double>(innermost_.kernel) / stride);
-        plan.ic_unroll = choose_unroll(taps * positions * vectors);
-        add(plan);
+        for (plan.images = 1; plan.images <= most_images_ && plan.images * positions <= most;
+             ++plan.images) {
+          plan.ic_unroll = choose_unroll(taps * positions * vectors * plan.images);
+          add(plan);
+        }
+        plan.images = 1;
       }
       plan.positions = 1;
     }
   }
 }
 
+/// Input rows that an output row reads, at most.
+std::int64_t Planner::tap_rows() const {
+  const auto axes = spatial_axes(problem_);
+  std::int64_t rows = 1;
+  for (std::size_t a = 0; a < 2; ++a)
+    rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
+  return rows;
+}
+
 /// Tiles a run so that its panel of input rows takes a small part of the L2 cache.
 int Planner::panel_run(const Plan& plan) const {
-  const auto axes = spatial_axes(problem_);
-  std::int64_t tap_rows = 1;
-  for (std::size_t a = 0; a < 2; ++a)
-    tap_rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
-  const std::int64_t tile_bytes = tap_rows * problem_.ic_per_group() * tile_width(plan) * 4;
+  const std::int64_t tile_bytes = tap_rows() * problem_.ic_per_group() * tile_width(plan) * 4;
   const std::int64_t tiles = target_.l2_bytes / 5 / std::max<std::int64_t>(tile_bytes, 1);
   const std::int64_t widest = std::max<std::int64_t>(1, 256 / tile_width(plan));
   return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, widest));
+}
+
+/// Inputs before the first one of a tile that its taps reach.
+std::int64_t Planner::reach() const {
+  return (innermost_.kernel - 1) * innermost_.dilation / innermost_.stride;
+}
+
+/// Tiles a run so that what the phases write between each other's pixels is still in the L2 cache,
+/// but not so few that a run reads much more than its own inputs.
+int Planner::cached_run(const Plan& plan) const {
+  const std::int64_t tile_bytes =
+      tile_width(plan) * innermost_.stride * problem_.dst_pitch() * std::int64_t{4};
+  const std::int64_t tiles =
+      std::max(target_.l2_bytes / 4 / tile_bytes, 4 * reach() / plan.positions);
+  return static_cast<int>(std::clamp<std::int64_t>(tiles, 1, Plan{}.run));
 }
 
 void Planner::add_space_lanes() {
@@ -143,23 +212,27 @@ void Planner::add_space_lanes() {
     for (int vectors = 1; vectors <= 4; ++vectors)
       for (int channels = 1; channels <= oc; ++channels) {
         if (channels * vectors * phases_a_tile > target_.vector_registers - 3) break;
-        Plan plan;
+        Plan plan = base_;
         plan.family = Family::space_lanes;
-        plan.lanes = target_.lanes;
         plan.phases = phases;
         plan.channels = channels;
         plan.positions = vectors;
         plan.ic_unroll = choose_unroll(static_cast<double>(taps) * channels * vectors);
-        add(plan);
+        add_with_row_panel(plan);
         if (phases == Phases::all)
           add_tile_rows(plan, channels * vectors * phases_a_tile,
                         static_cast<double>(taps) * channels * vectors);
-        if (problem_.ic_per_group() < 4) continue;
-        plan.panel = true;
-        plan.run = panel_run(plan);
-        add(plan);
       }
   }
+}
+
+/// Space lanes: as it is, and with a panel of input rows.
+void Planner::add_with_row_panel(Plan plan) {
+  add(plan);
+  if (problem_.ic_per_group() < 4) return;
+  plan.panel = true;
+  plan.run = panel_run(plan);
+  add(plan);
 }
 
 /// Adds `plan` with tiles of several rows of h.
@@ -193,8 +266,13 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
         registers_a_position * (phases == Phases::all ? innermost_.stride : 1);
     plan.phases = phases;
     for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
-         ++plan.positions)
-      add(plan);
+         ++plan.positions) {
+      if (plan.family == Family::group_lanes) {
+        add_with_pixel_panel(plan);
+      } else {
+        add(plan);
+      }
+    }
   }
 }
 
@@ -202,9 +280,8 @@ void Planner::add_reduction_lanes() {
   if (problem_.ic_per_group() < target_.lanes / 4) return;
   const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 8);
   for (int channels = 1; channels <= oc; ++channels) {
-    Plan plan;
+    Plan plan = base_;
     plan.family = Family::reduction_lanes;
-    plan.lanes = target_.lanes;
     plan.channels = channels;
     add_positions(plan, channels, 3);
     plan.phases = Phases::row;
@@ -217,14 +294,39 @@ void Planner::add_group_lanes() {
   if (problem_.groups == 1 || per_vector < 2) return;
   for (int vectors = 1; vectors <= 6; ++vectors) {
     if (vectors > 1 && (vectors - 1) * per_vector >= problem_.groups) break;
-    Plan plan;
+    Plan plan = base_;
     plan.family = Family::group_lanes;
-    plan.lanes = target_.lanes;
     plan.channels = vectors * per_vector;
-    add_positions(plan, vectors, 4);
+    add_positions(plan, vectors, 2);
+    add_tap_loops(plan, vectors);
     plan.phases = Phases::row;
     add(plan);
   }
+}
+
+void Planner::add_tap_loops(Plan plan, int vectors) {
+  if (innermost_.kernel < 2 * kTapUnroll * innermost_.stride) return;
+  plan.phases = Phases::one;
+  plan.tap_unroll = kTapUnroll;
+  for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
+       ++plan.positions) {
+    add_with_pixel_panel(plan);
+  }
+}
+
+/// Group lanes: as it is, and with a panel that fits the L1 cache.
+void Planner::add_with_pixel_panel(Plan plan) {
+  plan.panel = false;
+  plan.run = cached_run(plan);
+  add(plan);
+  const std::int64_t vectors = plan.channels / groups_a_vector(problem_, plan.lanes);
+  const std::int64_t pixel = vectors * plan.lanes * 4 * tap_rows();
+  const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach()) / plan.positions - 1;
+  if (tiles < 1) return;
+  plan.panel = true;
+  const std::int64_t most = innermost_.stride == 1 ? std::max(256 / plan.positions, 1) : plan.run;
+  plan.run = static_cast<int>(std::min(tiles, most));
+  add(plan);
 }
 
 /// Tables have a row for each output of an outer axis; positions are 32-bit integers.
@@ -242,6 +344,46 @@ Status check_lengths(const Problem& problem) {
   return ok_status();
 }
 
+/// Where the tensors' own order suits no family, a staged one may: channels in the other place, the
+/// longest axis innermost.
+std::vector<Staging> other_orders(const Problem& problem) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  AxisOrder longest = AxisOrder::dhw;
+  for (const AxisOrder order : {AxisOrder::dwh, AxisOrder::hwd}) {
+    const auto length = [&](AxisOrder of) { return axes[axes_in_order(of)[kMaxRank - 1]].output; };
+    if (length(order) > length(longest)) longest = order;
+  }
+  std::vector<Staging> orders;
+  const bool last = problem.layout == Layout::nhwc;
+  const bool several = problem.in_channels > 1 && problem.out_channels > 1;
+  if (last && (!several && problem.src_pitch() + problem.dst_pitch() > 2)) return orders;
+  if (several || last) orders.push_back({true, last ? Layout::nchw : Layout::nhwc, AxisOrder::dhw});
+  if (longest == AxisOrder::dhw) return orders;
+  orders.push_back({true, Layout::nchw, longest});
+  if (several) orders.push_back({true, Layout::nhwc, longest});
+  return orders;
+}
+
+/// All candidates, best first.
+std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const Target& target,
+                                                   const PlanOptions& options) {
+  std::vector<PlanReport::Candidate> candidates =
+      Planner(problem, target, options, {}).candidates();
+  const auto is_faster = [](const auto& a, const auto& b) {
+    return a.predicted_us < b.predicted_us;
+  };
+  const auto best = std::min_element(candidates.begin(), candidates.end(), is_faster);
+  const double limit_us = roofline_cycles(problem, target) / kCyclesPerMicrosecond;
+  if (best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us) {
+    for (const Staging& staging : other_orders(problem)) {
+      auto staged = Planner(problem, target, options, staging).candidates();
+      candidates.insert(candidates.end(), staged.begin(), staged.end());
+    }
+  }
+  std::sort(candidates.begin(), candidates.end(), is_faster);
+  return candidates;
+}
+
 std::string percent(double share) { return std::to_string(std::lround(share * 100)) + "%"; }
 
 }  // namespace
@@ -250,7 +392,7 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
                                const PlanOptions& options) {
   const Problem problem = with_canonical_layout(user_problem);
   if (Status status = check_lengths(problem); !status.ok()) return status.error();
-  std::vector<PlanReport::Candidate> candidates = Planner(problem, target).candidates();
+  std::vector<PlanReport::Candidate> candidates = find_candidates(problem, target, options);
   if (candidates.empty())
     return Error{ErrorCode::unsupported, "no plan fits the target: " + problem.to_text()};
   if (options.strict && candidates.front().useful_lanes < 0.25) {

@@ -1,6 +1,8 @@
 #include "compiler/plan/tiling.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace convt {
 namespace {
@@ -88,6 +90,79 @@ TileBody make_body(const Axis& axis, const PhaseSet& set, std::int32_t width, st
   return body;
 }
 
+std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_div(-a, b); }
+
+/// Taps [first, last) of a phase.
+struct TapRange {
+  std::int64_t first, last;
+  [[nodiscard]] std::int64_t count() const { return std::max<std::int64_t>(last - first, 0); }
+};
+
+/// The tile at q0 with a loop over taps, which makes bodies of tiles alike that differ in how many
+/// taps all of their positions have.
+class LoopedTile {
+ public:
+  LoopedTile(const Axis& axis, const Phase& phase, const Tiling& tiling, std::int64_t q0)
+      : tiling_(tiling),
+        taps_(static_cast<std::int64_t>(phase.taps.size())),
+        begin_(clip(phase.q_begin - q0, 0, tiling.width)),
+        end_(clip(phase.q_end - q0, 0, tiling.width)),
+        first_input_(phase.taps.empty() ? 0 : q0 - phase.taps[0].shift),
+        inputs_(axis.input) {}
+
+  /// Sets the body, and what `run` says of it.
+  TileBody make(std::int32_t group_taps, TileRun& run) const {
+    TileBody body;
+    body.group_taps = group_taps;
+    body.phases.push_back({0, begin_, end_, {}});
+    const TapRange any = taps_with_input(end_ - 1, begin_);
+    const TapRange every = taps_with_input(begin_, end_ - 1);
+    run.trips = every.count() / tiling_.loop_taps;
+    run.first_tap = any.count() > 0 ? any.first : 0;
+    run.input = first_input_ - run.first_tap * tiling_.tap_step;
+    TapRange loop{any.last, any.last};
+    if (run.trips > 0) {
+      const std::int64_t looped = run.trips * tiling_.loop_taps;
+      loop = any.last > every.last ? TapRange{every.first, every.first + looped}
+                                   : TapRange{every.last - looped, every.last};
+      body.loop = make_block({loop.first, loop.first + tiling_.loop_taps}, run.first_tap);
+      body.after = make_block({loop.last, any.last}, run.first_tap + looped);
+    }
+    const TapBlock before = make_block({run.first_tap, loop.first}, run.first_tap);
+    return with_taps(std::move(body), before);
+  }
+
+ private:
+  /// The taps that find an input at or after 0 from q = `low`, and before the end from q = `high`.
+  [[nodiscard]] TapRange taps_with_input(std::int64_t low, std::int64_t high) const {
+    if (taps_ == 0 || begin_ == end_) return {0, 0};
+    return {std::clamp<std::int64_t>(ceil_div(first_input_ + high - inputs_ + 1, step()), 0, taps_),
+            std::clamp<std::int64_t>(floor_div(first_input_ + low, step()) + 1, 0, taps_)};
+  }
+
+  /// Places, shifts and inputs count from tap `origin`.
+  [[nodiscard]] TapBlock make_block(TapRange range, std::int64_t origin) const {
+    TapBlock block;
+    for (std::int64_t t = range.first; t < range.last; ++t)
+      block.taps.push_back({static_cast<std::int32_t>(t - origin),
+                            static_cast<std::int32_t>((t - origin) * step())});
+    if (block.taps.empty()) return block;
+    const std::int64_t input0 = first_input_ - origin * step();
+    block.input_begin = clip(-input0, -block.taps.back().shift, tiling_.width);
+    block.input_end = clip(inputs_ - input0, -block.taps.back().shift, tiling_.width);
+    return block;
+  }
+
+  [[nodiscard]] std::int64_t step() const { return tiling_.tap_step; }
+
+  const Tiling& tiling_;
+  std::int64_t taps_;
+  std::int32_t begin_, end_;  ///< q (relative) with an output
+  std::int64_t first_input_;  ///< input of relative q = 0 and the first tap
+  std::int64_t inputs_;
+};
+
 std::int32_t intern_body(std::vector<TileBody>& bodies, TileBody body) {
   const auto found = std::find(bodies.begin(), bodies.end(), body);
   if (found != bodies.end()) return static_cast<std::int32_t>(found - bodies.begin());
@@ -117,14 +192,18 @@ Interior find_interior(const Axis& axis, const PhaseSet& set, std::int32_t width
 void append_run(Tiling& tiling, const Axis& axis, const PhaseSet& set, std::int64_t first_tile,
                 std::int64_t tiles, std::int64_t max_run) {
   const std::int64_t q0 = set.q_begin + first_tile * tiling.width;
-  const std::int32_t body = intern_body(tiling.bodies, make_body(axis, set, tiling.width, q0));
   const std::int64_t r0 = set.phases.size() == 1 ? set.phases[0]->r : 0;
-  const TileRun run{body, tiles, q0 * axis.stride + r0 - axis.crop_begin, q0 - set.min_shift,
-                    set.group_begin};
+  TileRun run{0, tiles, q0 * axis.stride + r0 - axis.crop_begin, q0 - set.min_shift,
+              set.group_begin};
+  run.body = intern_body(
+      tiling.bodies, tiling.loop_taps == 0
+                         ? make_body(axis, set, tiling.width, q0)
+                         : LoopedTile(axis, *set.phases[0], tiling, q0).make(set.group_taps, run));
   if (!tiling.runs.empty()) {
     TileRun& previous = tiling.runs.back();
     const std::int64_t step = previous.tiles * tiling.width;
-    if (previous.body == body && previous.group_begin == run.group_begin &&
+    if (previous.body == run.body && previous.group_begin == run.group_begin &&
+        previous.first_tap == run.first_tap && previous.trips == run.trips &&
         previous.input + step == run.input && previous.tiles + tiles <= max_run &&
         previous.output + step * axis.stride == run.output) {
       previous.tiles += tiles;
@@ -146,10 +225,31 @@ void append_set(Tiling& tiling, const Axis& axis, const PhaseSet& set, std::int6
 
 }  // namespace
 
+TileBody with_taps(TileBody body, const TapBlock& block) {
+  body.phases[0].taps = block.taps;
+  body.input_begin = block.input_begin;
+  body.input_end = block.input_end;
+  return body;
+}
+
+std::int32_t reach(const Tiling& tiling, const TileRun& run) {
+  const TileBody& body = tiling.bodies[static_cast<std::size_t>(run.body)];
+  const std::int32_t trip = tiling.loop_taps * tiling.tap_step;
+  const auto trips = static_cast<std::int32_t>(run.trips);
+  if (!body.after.taps.empty()) return body.after.taps.back().shift + trips * trip;
+  if (!body.loop.taps.empty()) return body.loop.taps.back().shift + (trips - 1) * trip;
+  std::int32_t furthest = 0;
+  for (const BodyPhase& phase : body.phases)
+    if (!phase.taps.empty()) furthest = std::max(furthest, phase.taps.back().shift);
+  return furthest;
+}
+
 Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
-                   bool all_phases, std::int64_t max_run) {
+                   bool all_phases, std::int64_t max_run, std::int32_t loop_taps) {
   Tiling tiling;
   tiling.width = width;
+  tiling.loop_taps = loop_taps;
+  tiling.tap_step = static_cast<std::int32_t>(axis.dilation / std::gcd(axis.dilation, axis.stride));
   if (all_phases) {
     const std::vector<Phase> ordered = in_output_order(axis, phases);
     std::vector<const Phase*> all;

@@ -32,11 +32,22 @@ struct BodyPhase {
   bool operator==(const BodyPhase&) const = default;
 };
 
+/// Some taps of a body of one phase, and the relative inputs that exist for them.
+struct TapBlock {
+  std::vector<BodyTap> taps;
+  std::int32_t input_begin = 0, input_end = 0;
+  bool operator==(const TapBlock&) const = default;
+};
+
 struct TileBody {
   std::vector<BodyPhase> phases;
   std::int32_t input_begin,
       input_end;            ///< relative inputs that exist, clipped to what taps can reach
   std::int32_t group_taps;  ///< taps in the body's tap group
+  /// With Tiling::loop_taps, most of the taps that every position has are in a loop: `loop` is a
+  /// trip of it. The phase then has the taps before the loop. Those after it, in `after`, count
+  /// from its end.
+  TapBlock loop{}, after{};
   bool operator==(const TileBody&) const = default;
 
   [[nodiscard]] bool input_exists(std::int32_t relative) const {
@@ -47,20 +58,31 @@ struct TileBody {
 struct TileRun {
   std::int32_t body;
   std::int64_t tiles;
-  std::int64_t output;       ///< o of (q = 0, r = 0) of the first tile; may be negative
-  std::int64_t input;        ///< input index that relative input 0 of the first tile stands for
-  std::int64_t group_begin;  ///< first place of the tap group in the packed order of w taps
+  std::int64_t output;         ///< o of (q = 0, r = 0) of the first tile; may be negative
+  std::int64_t input;          ///< input index that relative input 0 of the first tile stands for
+  std::int64_t group_begin;    ///< first place of the tap group in the packed order of w taps
+  std::int64_t first_tap = 0;  ///< place within the group that the body's places count from
+  std::int64_t trips = 0;      ///< of the body's loop over taps
 };
 
 struct Tiling {
-  std::int32_t width = 1;  ///< q a tile
+  std::int32_t width = 1;      ///< q a tile
+  std::int32_t loop_taps = 0;  ///< taps a trip of the bodies' loops over taps; 0: no such loops
+  std::int32_t tap_step = 0;   ///< between the shifts of neighbouring taps of a phase
   std::vector<TileBody> bodies;
   std::vector<TileRun> runs;
   std::vector<std::int32_t> tap_groups;  ///< sizes, in packed order
 };
 
+/// The body with the taps of `block` for its own.
+TileBody with_taps(TileBody body, const TapBlock& block);
+
+/// How far before relative input 0 of a tile the taps of the run reach.
+std::int32_t reach(const Tiling& tiling, const TileRun& run);
+
 /// `max_run`: longest run in tiles, so that runs can be shared out between threads.
+/// `loop_taps`: as in Tiling; not for all phases in a tile.
 Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
-                   bool all_phases, std::int64_t max_run);
+                   bool all_phases, std::int64_t max_run, std::int32_t loop_taps = 0);
 
 }  // namespace convt

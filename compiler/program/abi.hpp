@@ -13,6 +13,8 @@ struct Args {
   void* dst = nullptr;
   void* workspace = nullptr;  ///< this thread's own; 64-byte aligned
   std::int64_t batch = 0;
+  void* staged_src = nullptr;  ///< shared by all threads of the run; 64-byte aligned
+  void* staged_dst = nullptr;
 };
 
 /// Runs work items [begin, end) of one stage.

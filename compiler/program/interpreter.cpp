@@ -297,6 +297,12 @@ class Machine {
       case BufferKind::workspace:
         view.write = static_cast<std::byte*>(args_.workspace);
         break;
+      case BufferKind::staged_src:
+        view.write = static_cast<std::byte*>(args_.staged_src);
+        break;
+      case BufferKind::staged_dst:
+        view.write = static_cast<std::byte*>(args_.staged_dst);
+        break;
     }
     if (buffer.kind == BufferKind::constants) {
       // A declared extent must not reach past the block that is there.
@@ -564,7 +570,7 @@ class Machine {
     if (active == 0 || error_) return;
     const BufferId id = program_.addresses[inst.mem.address].buffer;
     const BufferKind kind = program_.buffers[id].kind;
-    if (kind != BufferKind::dst && kind != BufferKind::workspace) fail("an input is written");
+    if (!is_written(kind)) fail("an input is written");
     const std::int64_t offset = locate(inst.mem, first_lane(active), last_lane(active));
     if (error_) return;
     for (std::size_t l = 0; l < L; ++l) {

@@ -25,7 +25,7 @@ std::string hexadecimal(std::uint64_t value) {
 
 const char* to_string(BufferKind kind) {
   static constexpr const char* kNames[] = {"src", "weights",   "bias",
-                                           "dst", "workspace", "constants"};
+                                           "dst", "workspace", "staged_src", "staged_dst", "constants"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 

@@ -91,7 +91,30 @@ struct Table {
   }
 };
 
-enum class BufferKind : std::uint8_t { src, weights, bias, dst, workspace, constants };
+enum class BufferKind : std::uint8_t {
+  src,
+  weights,
+  bias,
+  dst,
+  workspace,   ///< an item's own scratch
+  staged_src,  ///< x and y in another order in memory: stored whole before it is read;
+  staged_dst,  ///< its buffers are views of the same elements
+  constants
+};
+inline constexpr std::size_t kBufferKinds = 8;
+
+constexpr bool is_staged(BufferKind kind) {
+  return kind == BufferKind::staged_src || kind == BufferKind::staged_dst;
+}
+/// Of the run's images, not of one item or of the layer.
+constexpr bool is_tensor(BufferKind kind) {
+  return kind == BufferKind::src || kind == BufferKind::dst || is_staged(kind);
+}
+/// A Program may store to it.
+constexpr bool is_written(BufferKind kind) {
+  return kind == BufferKind::dst || kind == BufferKind::workspace || is_staged(kind);
+}
+constexpr bool is_read(BufferKind kind) { return kind != BufferKind::dst; }
 enum class Type : std::uint8_t { f32, i32 };  ///< element types; all of 4 bytes so far
 
 struct Buffer {

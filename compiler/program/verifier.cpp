@@ -6,7 +6,8 @@
 //   3. every look-up is inside its table and every access inside its buffer, axis by axis
 //      (verifier_bounds.cpp, by the enumeration of verifier_space.cpp);
 //   4. workspace is read only where the same item wrote before (verifier_workspace.cpp);
-//   5. every output element is stored exactly once (verifier_coverage.cpp).
+//   5. every output element is stored exactly once, and so is every element of a staged tensor,
+//      before the stages that read it (verifier_coverage.cpp).
 // What cannot be proved is refused; nothing is assumed. Alignment of streaming stores is the
 // caller's: it is not known here.
 #include <algorithm>
@@ -14,6 +15,8 @@
 #include <deque>
 #include <numeric>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "compiler/program/passes.hpp"
 #include "compiler/program/verifier_checks.hpp"
@@ -72,15 +75,49 @@ Status check_buffer(const Program& program, const Buffer& buffer) {
     if (buffer.extent[axis] < 0 || buffer.extent[axis] > kMaxValue)
       return refuse("has a mad extent");
   }
-  const bool is_tensor = buffer.kind == BufferKind::src || buffer.kind == BufferKind::dst;
-  if (!is_tensor && buffer.batch_axis >= 0) return refuse("cannot follow the batch");
-  const bool is_written = buffer.kind == BufferKind::dst || buffer.kind == BufferKind::workspace;
-  if (is_written && !elements_are_distinct(buffer))
+  if (!is_tensor(buffer.kind) && buffer.batch_axis >= 0) return refuse("cannot follow the batch");
+  if (is_written(buffer.kind) && !elements_are_distinct(buffer))
     return refuse("has elements that share a place");
   if (buffer.kind == BufferKind::constants &&
       (buffer.axes != 1 || buffer.stride[0] != 1 ||
        buffer.extent[0] > static_cast<std::int64_t>(program.constants.size()))) {
     return refuse("is not the constant block");
+  }
+  return ok_status();
+}
+
+/// (stride, extent) of each axis, by stride, axes that continue one another joined: equal for
+/// buffers of the same elements. The batch's extent is 0.
+using ElementSet = std::vector<std::pair<std::int64_t, std::int64_t>>;
+
+ElementSet element_set(const Buffer& buffer) {
+  ElementSet axes;
+  for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
+    const bool is_batch = static_cast<int>(axis) == buffer.batch_axis;
+    if (is_batch || buffer.extent[axis] != 1)
+      axes.emplace_back(buffer.stride[axis], is_batch ? 0 : buffer.extent[axis]);
+  }
+  std::sort(axes.begin(), axes.end());
+  ElementSet joined;
+  for (const auto& [stride, extent] : axes) {
+    if (!joined.empty() && extent != 0 && stride == joined.back().first * joined.back().second) {
+      joined.back().second *= extent;
+    } else {
+      joined.emplace_back(stride, extent);
+    }
+  }
+  return joined;
+}
+
+/// What one stage stores through one buffer, another may load through another: no element more.
+Status check_views(const Program& program) {
+  std::array<const Buffer*, kBufferKinds> first{};
+  for (const Buffer& buffer : program.buffers) {
+    const Buffer*& known = first[static_cast<std::size_t>(buffer.kind)];
+    if (known == nullptr) known = &buffer;
+    if (is_staged(buffer.kind) && element_set(buffer) != element_set(*known))
+      return bad_declaration(program, "buffers '" + known->name + "' and '" + buffer.name +
+                                          "' have different elements");
   }
   return ok_status();
 }
@@ -98,6 +135,7 @@ Status check_declarations(const Program& program) {
     outputs += buffer.kind == BufferKind::dst;
     workspaces += buffer.kind == BufferKind::workspace;
   }
+  if (Status status = check_views(program); !status) return status;
   if (outputs != 1) return bad_declaration(program, "it needs exactly one output buffer");
   if (workspaces > 1) return bad_declaration(program, "it has more than one workspace buffer");
   for (const Address& address : program.addresses) {

@@ -36,7 +36,8 @@ Status check_bounds(const Program& program, StageProof& proof);
 /// Workspace is read only where the item wrote before.
 Status check_workspace(const Program& program, StageProof& proof);
 
-/// Every output element is stored exactly once, by all items of all stages together.
+/// Every element of the output, and of each staged tensor, is stored exactly once by all items of
+/// all stages together; staged tensors are read by later stages only.
 Status check_coverage(const Program& program, std::deque<StageProof>& proofs);
 
 }  // namespace convt::program::verifier

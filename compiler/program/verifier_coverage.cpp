@@ -1,4 +1,5 @@
-// Coverage and ownership: every output element is stored exactly once.
+// Coverage and ownership: every output element is stored exactly once. So is every element of a
+// staged tensor; what follows says output for either.
 //
 // Where a store writes is decided by bases (coordinates, loop counters). Bases that have nothing to
 // do with each other decide different axes of the output, so the footprint of a store is a product
@@ -169,15 +170,19 @@ struct Group {
   std::int64_t count_step = 0;                ///< from one count of images to the next
 };
 
+const Buffer& buffer_of(const Program& program, const StageProof& proof,
+                        const Footprint& footprint) {
+  const Inst& inst = proof.stage.code[static_cast<std::size_t>(footprint.at)];
+  return program.buffers[program.addresses[inst.mem.address].buffer];
+}
+
 class CoverageProof {
  public:
-  CoverageProof(const Program& program, std::deque<StageProof>& proofs)
-      : program_(program), proofs_(proofs) {
-    const auto is_dst = [](const Buffer& b) { return b.kind == BufferKind::dst; };
-    const auto found = std::find_if(program.buffers.begin(), program.buffers.end(), is_dst);
-    dst_ = &*found;
-    axes_ = static_cast<std::size_t>(found->axes);
-  }
+  CoverageProof(const Program& program, std::deque<StageProof>& proofs, const Buffer& output)
+      : program_(program),
+        proofs_(proofs),
+        dst_(&output),
+        axes_(static_cast<std::size_t>(output.axes)) {}
 
   Status check() {
     for (StageProof& proof : proofs_) {
@@ -207,7 +212,8 @@ class CoverageProof {
   // -- Stores and their shapes.
 
   bool add_stores(StageProof& proof) {
-    for (const Footprint& footprint : proof.facts.dst_stores) {
+    for (const Footprint& footprint : proof.facts.tensor_stores) {
+      if (&buffer_of(program_, proof, footprint) != dst_) continue;
       if (proof.facts.node(footprint.node).never_runs) continue;
       if (!footprint.lanes_known) return fail(proof, footprint.at, "its mask is not known here");
       if (!check_batch_block(proof, footprint.at)) return false;
@@ -610,8 +616,8 @@ class CoverageProof {
 
   const Program& program_;
   std::deque<StageProof>& proofs_;
-  const Buffer* dst_ = nullptr;
-  std::size_t axes_ = 0;
+  const Buffer* dst_;
+  std::size_t axes_;
   std::int64_t batch_block_ = 0;
   Error error_;
   std::vector<Shape> shapes_;
@@ -625,10 +631,49 @@ class CoverageProof {
   std::vector<std::uint32_t> owner_;  ///< by combination: the store that writes it, plus 1
 };
 
+// ---- Which buffer, and when.
+
+Error unsound(const Program& program, const std::string& what) {
+  return {ErrorCode::internal, "program '" + program.name + "': " + what};
+}
+
+/// `*output`: the one buffer through which tensors of this kind are stored; null if the program has
+/// none of the kind. All its stores must come before its first load.
+Status check_order(const Program& program, const std::deque<StageProof>& proofs, BufferKind kind,
+                   const Buffer** output) {
+  const std::string name = kind == BufferKind::dst ? "the output" : "a staged tensor";
+  bool was_read = false;
+  for (const StageProof& proof : proofs) {
+    was_read = was_read || proof.facts.loads[static_cast<std::size_t>(kind)];
+    for (const Footprint& footprint : proof.facts.tensor_stores) {
+      const Buffer& buffer = buffer_of(program, proof, footprint);
+      if (buffer.kind != kind) continue;
+      if (was_read) return defect(program, proof.stage, footprint.at, name + " was read before");
+      if (*output != nullptr && *output != &buffer)
+        return defect(program, proof.stage, footprint.at, name + " has two buffers to store to");
+      *output = &buffer;
+    }
+  }
+  if (*output != nullptr) return ok_status();
+  if (was_read) return unsound(program, name + " is read but never stored");
+  const auto declared = std::find_if(program.buffers.begin(), program.buffers.end(),
+                                     [&](const Buffer& buffer) { return buffer.kind == kind; });
+  // An output of no elements needs no store; others will be found missing.
+  if (kind == BufferKind::dst && declared != program.buffers.end()) *output = &*declared;
+  return ok_status();
+}
+
 }  // namespace
 
 Status check_coverage(const Program& program, std::deque<StageProof>& proofs) {
-  return CoverageProof(program, proofs).check();
+  for (const BufferKind kind :
+       {BufferKind::staged_src, BufferKind::staged_dst, BufferKind::dst}) {
+    const Buffer* output = nullptr;
+    if (Status status = check_order(program, proofs, kind, &output); !status) return status;
+    if (output == nullptr) continue;
+    if (Status status = CoverageProof(program, proofs, *output).check(); !status) return status;
+  }
+  return ok_status();
 }
 
 }  // namespace convt::program::verifier

@@ -71,7 +71,7 @@ struct LetUse {
   std::int32_t node = 0;
 };
 
-/// One store, or one load from workspace.
+/// One store, or one load of what stages store.
 struct Footprint {
   std::int32_t at = 0;
   std::int32_t node = 0;
@@ -84,7 +84,8 @@ struct StageFacts {
   std::vector<ScalarFacts> scalars;  ///< by ScalarId
   std::vector<AccessGroup> groups;
   std::vector<LetUse> lets;
-  std::vector<Footprint> dst_stores, workspace_stores, workspace_loads;
+  std::vector<Footprint> tensor_stores, workspace_stores, workspace_loads;
+  std::array<bool, kBufferKinds> loads{};  ///< by BufferKind: whether the stage reads any
   int batch_coordinate = -1;  ///< place in the grid, -1: none
   std::int64_t batch_block = 0;
   std::int64_t accesses = 0;

@@ -421,21 +421,21 @@ class Walk {
     facts_.accesses += 1;
     if (footprint.lanes == 0) return true;
     widen(*group, buffer, mem, footprint);
-    if (buffer.kind == BufferKind::dst) facts_.dst_stores.push_back(footprint);
+    const bool is_store = writes_memory(inst.op);
+    if (!is_store) facts_.loads[static_cast<std::size_t>(buffer.kind)] = true;
     if (buffer.kind == BufferKind::workspace) {
-      (writes_memory(inst.op) ? facts_.workspace_stores : facts_.workspace_loads)
-          .push_back(footprint);
+      (is_store ? facts_.workspace_stores : facts_.workspace_loads).push_back(footprint);
+    } else if (is_store) {
+      facts_.tensor_stores.push_back(footprint);
     }
     return true;
   }
 
   bool check_direction(const Inst& inst, const Buffer& buffer) {
-    const bool is_output = buffer.kind == BufferKind::dst;
-    const bool is_scratch = buffer.kind == BufferKind::workspace;
     if (writes_memory(inst.op)) {
-      return is_output || is_scratch || fail("it writes to '" + buffer.name + "', an input");
+      return is_written(buffer.kind) || fail("it writes to '" + buffer.name + "', an input");
     }
-    return !is_output || fail("it reads '" + buffer.name + "', the output");
+    return is_read(buffer.kind) || fail("it reads '" + buffer.name + "', the output");
   }
 
   /// The lanes that touch memory. A permute's index is read whole, whatever the mask.

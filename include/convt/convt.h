@@ -122,10 +122,11 @@ typedef struct convt_options {
   int32_t strict;      /* 1: refuse plans with under 25% useful lanes */
   const char* plan;    /* plan to use, as convt_kernel_plan() prints it; null: convt chooses */
   const char* isa;     /* "scalar", "avx2", "avx512": compile for this; null: for this machine */
+  int64_t expected_batch; /* images a run will mostly have, at least 1; any batch may be run */
 } convt_options_t;
 
 #define CONVT_OPTIONS_INIT \
-  { sizeof(convt_options_t), CONVT_BACKEND_AUTOMATIC, 0, NULL, NULL }
+  { sizeof(convt_options_t), CONVT_BACKEND_AUTOMATIC, 0, NULL, NULL, 1 }
 
 /* A compiled layer: immutable, usable from any threads at once. */
 typedef struct convt_kernel convt_kernel_t;
@@ -201,8 +202,8 @@ typedef struct convt_run_arguments {
 #define CONVT_RUN_ARGUMENTS_INIT \
   { sizeof(convt_run_arguments_t), 1, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, 0 }
 
-/* Bytes of workspace that let a run use `threads` threads; 0 for most kernels. */
-size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads);
+/* Bytes of workspace that let a run of `batch` images use `threads` threads; 0 for most kernels. */
+size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads, int64_t batch);
 
 /* Computes y. Re-entrant; machine code allocates nothing unless it is refused. Errors, before a
  * byte is written: INVALID_ARGUMENT if a pointer is missing (or a bias given that the layer has

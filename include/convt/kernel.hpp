@@ -58,7 +58,8 @@ struct RunArguments {
   int threads = 0;
   ParallelFor parallel_for{};  ///< the user's threads; none: the Runtime's own pool
   /// Scratch memory of the caller's, 64-byte aligned, untouched by others during the run; null: the
-  /// kernel's own. Kernel::workspace_bytes(threads) is enough; with less, fewer threads are used.
+  /// kernel's own. Kernel::workspace_bytes(threads, batch) is enough; with less, fewer threads are
+  /// used.
   void* workspace = nullptr;
   std::size_t workspace_bytes = 0;
 };
@@ -96,7 +97,7 @@ struct KernelInfo {
   CompileTimes times;
   std::size_t code_bytes = 0;  ///< machine code and its constants; 0 for the interpreter
   std::size_t packed_weights_bytes = 0;
-  std::size_t workspace_bytes = 0;  ///< one thread's
+  std::size_t workspace_bytes = 0;  ///< of one image and one thread
 
   /// All of the above for people, several lines.
   [[nodiscard]] std::string to_text() const;
@@ -123,10 +124,11 @@ class Kernel {
   [[nodiscard]] Result<WeightsView> pack_into(const float* canonical, std::size_t count,
                                               void* packed, std::size_t packed_bytes) const;
 
-  /// Workspace that lets a run use `threads` threads; 0 for most kernels.
-  [[nodiscard]] std::size_t workspace_bytes(int threads) const;
+  /// Workspace that lets a run of `batch` images use `threads` threads; 0 for most kernels.
+  [[nodiscard]] std::size_t workspace_bytes(int threads, std::int64_t batch = 1) const;
 
-  /// Computes y. Re-entrant; machine code allocates nothing unless it is refused. Rounding and
+  /// Computes y. Re-entrant; machine code allocates nothing unless it is refused, or
+  /// a larger batch than ever needs workspace of the kernel's own. Rounding and
   /// denormals are as the caller's MXCSR says, on all threads. Errors, before any byte is written:
   /// invalid_argument when a pointer is missing (or a bias given that the layer has not), batch or
   /// threads are negative, weights are packed for another layout, y overlaps an input, or the

@@ -28,6 +28,10 @@ struct Options {
   std::string plan{};   ///< plan to use, as KernelInfo::plan prints it; empty: convt chooses
   std::string isa{};    ///< "scalar", "avx2", "avx512": compile for this; empty: for this machine
 
+  /// Images a run will mostly have; at least 1. Any batch runs right: this one is what the plan is
+  /// chosen for (small images share their weights' loads).
+  std::int64_t expected_batch = 1;
+
   bool operator==(const Options&) const = default;
 };
 
