@@ -169,6 +169,7 @@ TEST(Lower, RefusesPlansThatDoNotFitTheLayer) {
   EXPECT_TRUE(refuses(last, "channel_lanes panel=1"));
   EXPECT_TRUE(refuses(first, "channel_lanes panel=1 phases=row"));
   EXPECT_TRUE(refuses(first, "channel_lanes tile_rows=2"));
+  EXPECT_TRUE(refuses(first, "space_lanes channels=4 tile_rows=2 panel=1"));
   EXPECT_TRUE(refuses(last, "group_lanes channels=1"));
   EXPECT_TRUE(refuses(first, "tap_lanes channels=1 phases=one"));
   EXPECT_TRUE(refuses(first, "tap_lanes channels=17 phases=all"));

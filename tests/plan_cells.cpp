@@ -151,7 +151,7 @@ class Search {
     if (groups && plan.phases == Phases::one) plan.tap_unroll = between(0, 3);
     plan.panel = plan.panel || (takes_panel(problem, plan) && between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
-    if (plan.family == Family::space_lanes && between(0, 1) == 0)
+    if (plan.family == Family::space_lanes && !plan.panel && between(0, 1) == 0)
       plan.tile_rows = static_cast<int>(spatial_axes(problem)[1].stride) * between(1, 3);
     return plan;
   }

@@ -2,26 +2,19 @@
 
 #include <algorithm>
 
+#include "compiler/plan/geometry.hpp"
+
 namespace convt::lowering {
-namespace {
 
 using program::Reg;
-
-std::size_t largest_prime_factor(std::size_t count) {
-  std::size_t largest = 1;
-  for (std::size_t p = 2; p <= count; ++p)
-    for (; count % p == 0; count /= p) largest = p;
-  return largest;
-}
-
-}  // namespace
 
 /// The largest factor comes last, because its vectors are stored as soon as they are made and take
 /// no registers.
 void Interleaver::for_each_vector(const std::vector<Reg>& rows,
                                   const std::function<bool(std::size_t)>& wanted,
                                   const std::function<void(std::size_t, Reg)>& store) {
-  const std::size_t factor = largest_prime_factor(rows.size());
+  const auto factor =
+      static_cast<std::size_t>(largest_prime_factor(static_cast<std::int64_t>(rows.size())));
   const std::size_t part_rows = rows.size() / factor;
   // Part k holds the elements k, k + factor, ... of the result, in part_rows vectors.
   std::vector<std::vector<Reg>> parts(part_rows, std::vector<Reg>(factor));

@@ -26,7 +26,8 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   const int per_vector = groups_a_vector(problem, plan.lanes);
   if (plan.phases == Phases::row && plan.family == Family::space_lanes)
     return "phases=row is not for space_lanes";
-  if (plan.panel && plan.phases == Phases::row) return "panel=1 is for phases one or all";
+  if (plan.panel && (plan.phases == Phases::row || plan.tile_rows > 1))
+    return "panel=1 is for phases one or all and tiles of one row";
   if (plan.panel && !channels_first && plan.family != Family::group_lanes)
     return "panel=1 is for layout nchw and group_lanes";
   const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),

@@ -142,16 +142,14 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
 Nest::OuterAxis Nest::make_tiled_axis(const Axis& axis) {
   OuterAxis outer;
   outer.tiled = true;
-  outer.input_step = -1;
   std::vector<std::int32_t> table, bodies;
   for (const TileRun& run : row_tiling_.runs) {
-    const TileBody& body = row_tiling_.bodies[static_cast<std::size_t>(run.body)];
     for (std::int64_t t = 0; t < run.tiles; ++t) {
       const std::int64_t q = t * row_tiling_.width;
       table.push_back(static_cast<std::int32_t>(run.output + q * axis.stride));
-      table.push_back(static_cast<std::int32_t>(run.input + q + body.input_begin));
+      table.push_back(static_cast<std::int32_t>(run.input + q));
       table.push_back(0);
-      table.push_back(body.input_end - body.input_begin);
+      table.push_back(1);
       bodies.push_back(run.body);
     }
   }
@@ -328,7 +326,7 @@ void Nest::copy_rows(std::int64_t columns) {
   const Reg tail_mask = columns % lanes_ == 0
                             ? program::kNone
                             : builder_.mask(lane_bits(0, columns % lanes_, lanes_));
-  begin_input_rows();
+  begin_taps();
   const Affine ic = Affine::of(builder_.begin_loop("ic", packed_.ic));
   const Affine channel = group_ * packed_.ic + ic;
   Mem from{builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, panel_src_}),
@@ -449,10 +447,9 @@ void Nest::bind_outer_axis(OuterAxis& axis, const std::string& name) {
   if (axis.tiled) {
     if (row_tiling_.bodies.size() > 1)
       row_tile_body_ = builder_.let("body_" + name, row_body_table_, row, 0);
-    if (!panel_) return;  // bodies know how many input rows they have
-  } else {
-    axis.first_tap = Affine::of(builder_.let("tap_" + name, axis.table, row, kFirstTap));
+    return;
   }
+  axis.first_tap = Affine::of(builder_.let("tap_" + name, axis.table, row, kFirstTap));
   if (!axis.constant_taps) axis.count = builder_.let("taps_" + name, axis.table, row, kTapCount);
 }
 
@@ -486,11 +483,11 @@ void Nest::end_body() {
   if (tiling_.bodies.size() > 1) builder_.end_if();
 }
 
-void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name, bool open) {
+void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name) {
   axis.input = axis.first_input;
   axis.tap = axis.first_tap;
   axis.live_tap = 0;
-  axis.loop_open = open && !(axis.constant_taps && axis.taps == 1);
+  axis.loop_open = !(axis.constant_taps && axis.taps == 1);
   if (!axis.loop_open) return;
   const ScalarId j = axis.constant_taps ? builder_.begin_loop(name, axis.taps)
                                         : builder_.begin_loop(name, axis.count);
@@ -501,13 +498,7 @@ void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name, bool open) {
 
 void Nest::begin_taps() {
   for (std::size_t a = 0; a < outer_count_; ++a)
-    begin_tap_loop(outer_[a], std::string("tap_row_") + kAxisNames[a], !outer_[a].tiled);
-}
-
-/// Loops over all input rows of the item.
-void Nest::begin_input_rows() {
-  for (std::size_t a = 0; a < outer_count_; ++a)
-    begin_tap_loop(outer_[a], std::string("row_") + kAxisNames[a], true);
+    begin_tap_loop(outer_[a], std::string("tap_row_") + kAxisNames[a]);
 }
 
 void Nest::end_taps() {

@@ -144,8 +144,8 @@ class Nest {
   /// `d` = bias of channels [first, first + lanes) of the tile, 0 past the last.
   void load_bias(Reg d, std::int64_t first, int lanes);
 
-  /// src at (channel ic of the group, this tap row or the first input row that exists for a tile of
-  /// several rows, relative input 0 of the tile).
+  /// src at (channel ic of the group, this tap row or relative input row 0 of a tile of several
+  /// rows, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
   /// Several groups in the lanes: first channel of vector v from src_address(), and the lanes to
   /// load for so many groups in it.
@@ -167,7 +167,7 @@ class Nest {
 
   struct OuterAxis {
     bool trivial = false;        ///< one tap, in = out: no table
-    bool tiled = false;          ///< rows are tiles, taps the input rows that exist for them
+    bool tiled = false;          ///< rows are tiles whose bodies have the taps: one tap, at 0
     bool constant_taps = false;  ///< every row has the same count of live taps
     std::int64_t rows = 1;
     std::int64_t taps = 1;        ///< that count
@@ -194,8 +194,7 @@ class Nest {
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
   void bind_images();
-  void begin_input_rows();
-  void begin_tap_loop(OuterAxis& axis, const std::string& name, bool open);
+  void begin_tap_loop(OuterAxis& axis, const std::string& name);
   void bind_runs(const Affine& row);
   void bind_tail_tile();
   void declare_panel();

@@ -62,6 +62,9 @@ class SpaceLanes {
   [[nodiscard]] std::uint64_t existing_inputs(const TileBody& body, std::int32_t shift,
                                               std::size_t u) const;
   [[nodiscard]] std::uint64_t stored_lanes(const BodyPhase& phase, std::size_t u) const;
+  [[nodiscard]] bool is_live(const TileBody& body, const BodyPhase& phase, std::int32_t shift,
+                             std::size_t u) const;
+  [[nodiscard]] bool needs_input(const TileBody& body, std::int32_t shift, std::size_t u) const;
   void plan_masks(std::vector<std::uint64_t> bits);
   Reg mask(std::uint64_t bits);
   void store(const TileBody& body, std::size_t begin, std::size_t end);
@@ -99,6 +102,19 @@ std::uint64_t SpaceLanes::existing_inputs(const TileBody& body, std::int32_t shi
 std::uint64_t SpaceLanes::stored_lanes(const BodyPhase& phase, std::size_t u) const {
   const std::int64_t first = static_cast<std::int64_t>(u) * plan_.lanes;
   return lane_bits(phase.valid_begin - first, phase.valid_end - first, plan_.lanes);
+}
+
+/// Whether a tap of this shift brings an input to an output of the vector.
+bool SpaceLanes::is_live(const TileBody& body, const BodyPhase& phase, std::int32_t shift,
+                         std::size_t u) const {
+  return (existing_inputs(body, shift, u) & stored_lanes(phase, u)) != 0;
+}
+
+bool SpaceLanes::needs_input(const TileBody& body, std::int32_t shift, std::size_t u) const {
+  for (const BodyPhase& phase : body.phases)
+    for (const BodyTap& tap : phase.taps)
+      if (tap.shift == shift && is_live(body, phase, shift, u)) return true;
+  return false;
 }
 
 /// Sets masks of the bits that the next block uses, as far as there are few.
@@ -164,7 +180,8 @@ void SpaceLanes::lower_body(const TileBody& body) {
   find_shifts(body);
   std::vector<std::uint64_t> loaded;
   for (const std::int32_t shift : shifts_)
-    for (std::size_t u = 0; u < vectors(); ++u) loaded.push_back(existing_inputs(body, shift, u));
+    for (std::size_t u = 0; u < vectors(); ++u)
+      if (needs_input(body, shift, u)) loaded.push_back(existing_inputs(body, shift, u));
   plan_masks(std::move(loaded));
   start_accumulators();
   most_held_ = count_held_weights();
@@ -211,7 +228,7 @@ void SpaceLanes::emit_channel(const TileBody& body, const Mem& src, const Mem& w
 /// Multiplies one input row into all output rows that read it.
 void SpaceLanes::emit_row(const TileBody& body, std::int32_t input_row, Mem src,
                           const Mem& weights) {
-  src.delta[kHeight] = input_row - nest_.rows().input_begin;
+  src.delta[kHeight] = input_row;
   if (plan_.prefetch) prefetch_next_tile(input_row, src);
   std::vector<Reg> x;
   for (const std::int32_t shift : shifts_) {
@@ -231,12 +248,11 @@ void SpaceLanes::load_inputs(const TileBody& body, std::int32_t shift, const Mem
                              std::vector<Reg>& x) {
   x.assign(vectors(), program::kNone);
   for (std::size_t u = 0; u < vectors(); ++u) {
-    const std::uint64_t exist = existing_inputs(body, shift, u);
-    if (exist == 0) continue;
+    if (!needs_input(body, shift, u)) continue;
     Mem mem = src;
     mem.delta[kWidth] = static_cast<std::int32_t>(u) * plan_.lanes - shift;
     x[u] = builder_.vector();
-    builder_.load(x[u], mem, mask(exist));
+    builder_.load(x[u], mem, mask(existing_inputs(body, shift, u)));
   }
 }
 
@@ -256,7 +272,7 @@ void SpaceLanes::emit_tap(const TileBody& body, std::size_t row, std::size_t pha
                           const BodyTap& tap, const std::vector<Reg>& x, const Mem& weights) {
   std::vector<std::size_t> live;
   for (std::size_t u = 0; u < vectors(); ++u)
-    if (x[u] != program::kNone && stored_lanes(body.phases[phase], u) != 0) live.push_back(u);
+    if (is_live(body, body.phases[phase], tap.shift, u)) live.push_back(u);
   if (live.empty()) return;
   for (std::size_t j = 0; j < channels(); ++j) {
     Mem mem = weights;
@@ -276,11 +292,12 @@ void SpaceLanes::emit_tap(const TileBody& body, std::size_t row, std::size_t pha
   }
 }
 
-/// Registers beside the accumulators while they are stored, but for a permute's own.
+/// Registers that nothing else needs while accumulators are interleaved and stored.
 int SpaceLanes::spare_registers() const {
   const program::Program& program = builder_.program();
-  const int needed = program.mask_registers == 0 ? 7 : 4;
-  return program.vector_registers - static_cast<int>(acc_.size()) - needed;
+  const int for_masks = program.mask_registers == 0 ? 3 : 0;
+  return program.vector_registers - static_cast<int>(acc_.size()) - for_masks -
+         interleave_registers(static_cast<std::int64_t>(phases_));
 }
 
 /// Bias and stores of channels [begin, end) of the tile.

@@ -44,8 +44,9 @@ struct StepCounts {
 
 /// Counts of a body: of one reduction step, and of its end.
 struct BodyCounts : StepCounts {
-  StepCounts trip;        ///< of a loop over taps in the step
-  double end_stalls = 0;  ///< cycles of the end
+  double extra_slots = 0;  ///< of `loads`: not instructions of their own
+  StepCounts trip;         ///< of a loop over taps in the step
+  double end_stalls = 0;   ///< cycles of the end
   double stores = 0, shuffles = 0;
   int accumulators = 0;
   int registers = 0;
@@ -149,10 +150,15 @@ BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileB
                            : plan.positions == 1 ? kBroadcastOperand
                                                  : kBroadcast;
   counts.weight_bytes = weights * 4;
-  counts.loads = held + (weights - held) * uses * broadcast;
+  const double broadcasts = (weights - held) * uses;
+  const double vectors = plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   // Unaligned vectors mostly straddle two cache lines.
-  counts.loads += 1.7 * plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
-  if (stride > 1) counts.registers = std::max(counts.registers, counts.accumulators + 2);
+  counts.loads = held + broadcasts * broadcast + 1.7 * vectors;
+  counts.extra_slots = counts.loads - held - (plan.positions > 1 ? broadcasts : 0) - vectors;
+  const auto phases = static_cast<std::int64_t>(body.phases.size());
+  if (stride > 1)
+    counts.registers =
+        std::max(counts.registers, counts.accumulators + interleave_registers(phases));
   counts.stores = counts.accumulators * 1.7;
   counts.shuffles = counts.accumulators * 1.5 * interleave_steps(stride, plan.lanes);
   if (spread) {
@@ -501,6 +507,13 @@ double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
   return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
 }
 
+/// Instructions of a tile around its reduction.
+double end_instructions(const Plan& plan, const BodyCounts& counts) {
+  if (plan.family == Family::space_lanes && plan.phases == Phases::all)
+    return 3 * counts.accumulators + 1.3 * counts.shuffles;
+  return 2 * counts.accumulators + 2 * (counts.stores + counts.shuffles);
+}
+
 /// Pixels of a row that the items of the run copy into their panels.
 double copied_pixels(const Plan& plan, const Tiling& tiling, const TileRun& run) {
   const double items = std::ceil(static_cast<double>(run.tiles) / plan.run);
@@ -548,12 +561,11 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
       // Without mask registers, masks and the temporaries of merging take vector registers.
       const int for_masks = target.mask_registers == 0 ? 3 : 0;
       cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
-      cost.code_bytes +=
-          kBytesPerInstruction *
-              (unrolled_steps(problem, plan, ic) *
-                   (counts.fmas + counts.loads + counts.trip.fmas + counts.trip.loads) +
-               2 * counts.accumulators + 2 * (counts.stores + counts.shuffles)) +
-          150;
+      const double reduction =
+          counts.fmas + counts.loads - counts.extra_slots + counts.trip.fmas + counts.trip.loads;
+      cost.code_bytes += kBytesPerInstruction * (unrolled_steps(problem, plan, ic) * reduction +
+                                                 end_instructions(plan, counts)) +
+                         150;
     }
     for (const TileRun& run : tiling.runs) {
       const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];

@@ -102,6 +102,13 @@ void set_tap_rows(PackedLayout& layout, const Problem& problem) {
 
 }  // namespace
 
+std::int64_t largest_prime_factor(std::int64_t count) {
+  std::int64_t largest = 1;
+  for (std::int64_t p = 2; p <= count; ++p)
+    for (; count % p == 0; count /= p) largest = p;
+  return largest;
+}
+
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) { return order_axes(problem).axes; }
 
 std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem) {
@@ -151,6 +158,13 @@ int held_weights(const Plan& plan, int accumulators, int registers) {
   // AVX2 keeps masks and broadcast operands in vector registers too.
   const int spare = plan.lanes == 16 ? 2 : 5;
   return std::max(0, registers - accumulators - plan.positions - spare);
+}
+
+int interleave_registers(std::int64_t phases) {
+  // The last step, of the largest factor, stores each vector as soon as it is made. The one before
+  // makes all of its vectors beside their sources.
+  const std::int64_t before = phases / largest_prime_factor(phases);
+  return before == 1 ? 2 : static_cast<int>(largest_prime_factor(before)) + 2;
 }
 
 int interleave_steps(std::int64_t phases, int lanes) {

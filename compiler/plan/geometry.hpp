@@ -37,8 +37,14 @@ std::int32_t tile_width(const Plan& plan);
 /// beside the accumulators.
 int held_weights(const Plan& plan, int accumulators, int registers);
 
+/// 1 for 1.
+std::int64_t largest_prime_factor(std::int64_t count);
+
 /// Permutes for each vector that comes out of interleaving `phases` registers.
 int interleave_steps(std::int64_t phases, int lanes);
+
+/// Registers that interleaving takes beside the phases' own.
+int interleave_registers(std::int64_t phases);
 
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);

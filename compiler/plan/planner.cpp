@@ -227,8 +227,9 @@ void Planner::add_space_lanes() {
         plan.positions = vectors;
         plan.ic_unroll = choose_unroll(static_cast<double>(taps) * channels * vectors);
         add_with_row_panel(plan);
-        add_tile_rows(plan, channels * vectors * phases_a_tile,
-                      static_cast<double>(taps) * channels * vectors);
+        if (phases == Phases::all)
+          add_tile_rows(plan, channels * vectors * phases_a_tile,
+                        static_cast<double>(taps) * channels * vectors);
       }
   }
 }
@@ -245,17 +246,18 @@ void Planner::add_with_row_panel(Plan plan) {
 /// Adds `plan` with tiles of several rows of h.
 void Planner::add_tile_rows(Plan plan, std::int64_t accumulators_a_row, double products_a_row) {
   const Axis axis = spatial_axes(problem_)[1];
+  constexpr std::int64_t kMostRows = 12;  // each is a stream of stores
   if (axis.kernel == 1 || axis.kernel > kMaxStaticTaps) return;
   for (const int positions : {1, 2, 3, 4, 6, 8, 12}) {
     const std::int64_t rows = positions * axis.stride;
-    if (rows * accumulators_a_row > target_.vector_registers - 3) break;
+    if (rows > kMostRows || rows * accumulators_a_row > target_.vector_registers - 3) break;
     if (rows == 1) continue;
     if (positions > 1 && rows - axis.stride >= axis.output) break;
     plan.tile_rows = static_cast<int>(rows);
     // Long steps need no unrolling; what they need is room for code.
     plan.ic_unroll =
         choose_unroll(2 * products_a_row * static_cast<double>(positions * axis.kernel));
-    add_with_row_panel(plan);
+    add(plan);
   }
 }
 
