@@ -227,7 +227,7 @@ std::vector<int> Planner::tap_lanes_channels() const {
 
 void Planner::add_tap_lanes() {
   if (innermost_.stride == 1) return;
-  const auto rows = static_cast<std::int64_t>(tap_row_shifts(make_phases(innermost_)).size());
+  const std::int64_t rows = tap_row_count(make_phases(innermost_));
   if (rows > kMaxStaticTaps) return;
   const std::int64_t positions = innermost_.output / innermost_.stride + 2;
   for (const int channels : tap_lanes_channels()) {
