@@ -1,16 +1,15 @@
 // Channel lanes: a tile is `positions` outputs times `channels` / lanes vectors of output channels,
-// reduced as broadcast_reduction.hpp says.
+// reduced as lane_reduction.hpp says.
 //
 // Channels last, the accumulators are stored as they are. Channels first, a tile holds consecutive
 // outputs of a row (all phases) and is transposed in registers.
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 #include <vector>
 
-#include "compiler/lower/broadcast_reduction.hpp"
 #include "compiler/lower/families.hpp"
+#include "compiler/lower/lane_reduction.hpp"
 #include "compiler/lower/products.hpp"
 #include "compiler/lower/transpose.hpp"
 
@@ -54,10 +53,17 @@ class ChannelLanes {
 void ChannelLanes::lower_body(const TileBody& body, int images) {
   BodyProducts live = collect_products(body, spatial_axes(problem_)[2].stride, images);
   positions_ = std::move(live.positions);
-  std::vector<std::int32_t> vectors(static_cast<std::size_t>(plan_.channels / plan_.lanes));
-  std::iota(vectors.begin(), vectors.end(), 0);
-  acc_ = BroadcastReduction(plan_, builder_, nest_, std::move(vectors), {})
-             .emit(positions_.size(), live.products, body.group_taps);
+  std::vector<LaneProduct> products;
+  for (const Product& product : live.products)
+    for (std::size_t v = 0; v < vectors(); ++v)
+      products.push_back({product.position,
+                          v,
+                          static_cast<std::int32_t>(v),
+                          product.place,
+                          {product.image, product.input, {}},
+                          lane_bits(0, plan_.lanes, plan_.lanes)});
+  acc_ = LaneReduction(plan_, builder_, nest_, vectors())
+             .emit(positions_.size(), products, body.group_taps);
   add_bias();
   if (problem_.layout == Layout::nhwc) {
     store_channels_last();

@@ -2,8 +2,10 @@
 // with different taps. They stand side by side in the lanes, as they do in memory: channels first,
 // the residues of a channel, then those of the tile's next channel; channels last, the channels of
 // a residue, then those of the next residue. A tile is `positions` q, reduced as
-// broadcast_reduction.hpp says, as many vectors at a time as the registers hold. Taps of one shift
-// are one tap row of the packed weights; residues that a row does not have are masked off.
+// lane_reduction.hpp says, as many vectors at a time as the registers hold. The n-th taps of all
+// residues are a tap row of the packed weights; residues that have fewer taps are masked off.
+// Without dilation all taps of a row read the same input; with it, inputs of neighbouring residues
+// lie up to the dilation apart.
 //
 // Vectors without any tap (a stride beyond the kernel) are just stored.
 
@@ -12,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "compiler/lower/broadcast_reduction.hpp"
 #include "compiler/lower/families.hpp"
 #include "compiler/lower/lane_masks.hpp"
+#include "compiler/lower/lane_reduction.hpp"
 
 namespace convt::lowering {
 namespace {
@@ -39,6 +41,9 @@ class TapLanes {
     std::int32_t output;  ///< along kWidth, of lane 0
   };
 
+  /// Inputs (relative to the tile's first) that exist, and the lanes that multiply by each.
+  using RowInputs = std::map<std::int32_t, std::uint64_t>;
+
   [[nodiscard]] std::int32_t real_lanes() const { return stride_ * plan_.channels; }
   [[nodiscard]] std::int32_t residue(std::int32_t lane) const {
     return nest_.packed().residues_outer ? lane / plan_.channels : lane % stride_;
@@ -50,7 +55,13 @@ class TapLanes {
   [[nodiscard]] std::uint64_t lanes_where(std::int32_t vector, Has&& has) const;
 
   void lower_body(const TileBody& body);
-  void find_tap_lanes(const TileBody& body);
+  void sort_vectors(const TileBody& body);
+  [[nodiscard]] RowInputs row_inputs(const TileBody& body, std::int32_t vector, std::int32_t row,
+                                     std::int32_t q) const;
+  void add_products(const RowInputs& inputs, LaneProduct product,
+                    std::vector<LaneProduct>& products) const;
+  [[nodiscard]] std::vector<LaneProduct> collect(const TileBody& body,
+                                                 const std::vector<std::int32_t>& vectors) const;
   void lower_vectors(const TileBody& body, const std::vector<std::int32_t>& vectors);
   Reg load_bias(std::int32_t vector);
   [[nodiscard]] std::vector<Piece> pieces(std::int32_t vector) const;
@@ -63,8 +74,6 @@ class TapLanes {
   Builder& builder_;
   Nest nest_;
   std::int32_t stride_;
-  BodyPhase tap_rows_;  ///< of the body, as if of one phase
-  BroadcastReduction::TapLanes tap_lanes_;
   std::vector<std::int32_t> summed_, empty_;  ///< vectors of the tile with taps, and without
 };
 
@@ -79,32 +88,73 @@ std::uint64_t TapLanes::lanes_where(std::int32_t vector, Has&& has) const {
   return bits;
 }
 
-void TapLanes::find_tap_lanes(const TileBody& body) {
-  tap_rows_ = {0, 0, nest_.tiling().width, {}};
-  for (const BodyPhase& phase : body.phases)
-    for (const BodyTap& tap : phase.taps)
-      if (std::find(tap_rows_.taps.begin(), tap_rows_.taps.end(), tap) == tap_rows_.taps.end())
-        tap_rows_.taps.push_back(tap);
-  tap_lanes_.clear();
+/// The vectors with taps, and without.
+void TapLanes::sort_vectors(const TileBody& body) {
   summed_.clear();
   empty_.clear();
   for (std::int32_t vector = 0; vector * plan_.lanes < real_lanes(); ++vector) {
-    bool any = false;
-    for (const BodyTap& row : tap_rows_.taps) {
-      const std::uint64_t bits = lanes_where(vector, [&](std::int32_t r) {
-        const std::vector<BodyTap>& taps = body.phases[static_cast<std::size_t>(r)].taps;
-        return std::find(taps.begin(), taps.end(), row) != taps.end();
-      });
-      any = any || bits != 0;
-      if (bits != lanes_where(vector, [](std::int32_t) { return true; }))
-        tap_lanes_[{row.place, vector}] = bits;
-    }
-    (any ? summed_ : empty_).push_back(vector);
+    const std::uint64_t lanes = lanes_where(vector, [&](std::int32_t r) {
+      return !body.phases[static_cast<std::size_t>(r)].taps.empty();
+    });
+    (lanes != 0 ? summed_ : empty_).push_back(vector);
   }
 }
 
+/// The inputs of the row-th taps of a vector's lanes at position q.
+TapLanes::RowInputs TapLanes::row_inputs(const TileBody& body, std::int32_t vector,
+                                         std::int32_t row, std::int32_t q) const {
+  RowInputs inputs;
+  for (std::int32_t l = 0; l < plan_.lanes; ++l) {
+    const std::int32_t lane = vector * plan_.lanes + l;
+    if (lane >= real_lanes()) break;
+    const std::vector<BodyTap>& taps = body.phases[static_cast<std::size_t>(residue(lane))].taps;
+    if (row >= static_cast<std::int32_t>(taps.size())) continue;
+    const std::int32_t input = q - taps[static_cast<std::size_t>(row)].shift;
+    if (body.input_exists(input)) inputs[input] |= std::uint64_t{1} << l;
+  }
+  return inputs;
+}
+
+/// Adds what multiplies the row-th taps of a vector. Lanes of one input, as without dilation, have
+/// it broadcast; of several close ones, permuted. Otherwise each input gets a product of its own.
+void TapLanes::add_products(const RowInputs& inputs, LaneProduct product,
+                            std::vector<LaneProduct>& products) const {
+  if (inputs.size() > 1 && problem_.layout == Layout::nchw &&
+      inputs.rbegin()->first - inputs.begin()->first < plan_.lanes) {
+    product.input.start = inputs.begin()->first;
+    product.input.index.assign(static_cast<std::size_t>(plan_.lanes), 0);
+    for (const auto& [input, lanes] : inputs) {
+      product.lanes |= lanes;
+      for (std::size_t l = 0; l < product.input.index.size(); ++l)
+        if ((lanes >> l & 1) != 0)
+          product.input.index[l] = static_cast<std::uint32_t>(input - product.input.start);
+    }
+    products.push_back(std::move(product));
+    return;
+  }
+  const std::uint64_t real =
+      lane_bits(0, real_lanes() - product.vector_of_tile * plan_.lanes, plan_.lanes);
+  for (const auto& [input, lanes] : inputs) {
+    // Lanes past the last are not stored: they may multiply what they like.
+    product.lanes = lanes == real ? lane_bits(0, plan_.lanes, plan_.lanes) : lanes;
+    product.input.start = input;
+    products.push_back(product);
+  }
+}
+
+std::vector<LaneProduct> TapLanes::collect(const TileBody& body,
+                                           const std::vector<std::int32_t>& vectors) const {
+  std::vector<LaneProduct> products;
+  for (std::int32_t row = 0; row < body.group_taps; ++row)
+    for (std::int32_t q = 0; q < plan_.positions; ++q)
+      for (std::size_t v = 0; v < vectors.size(); ++v)
+        add_products(row_inputs(body, vectors[v], row, q),
+                     {static_cast<std::size_t>(q), v, vectors[v], row, {}, 0}, products);
+  return products;
+}
+
 void TapLanes::lower_body(const TileBody& body) {
-  find_tap_lanes(body);
+  sort_vectors(body);
   const auto most = static_cast<std::size_t>(vectors_at_once(plan_));
   const std::size_t passes = (summed_.size() + most - 1) / most;
   auto next = summed_.begin();
@@ -115,21 +165,19 @@ void TapLanes::lower_body(const TileBody& body) {
     next = end;
   }
   for (const std::int32_t vector : empty_) {
-    Reg value = load_bias(vector);
+    const Reg value = load_bias(vector);
     store(body, vector, std::vector<Reg>(static_cast<std::size_t>(plan_.positions), value));
   }
 }
 
 void TapLanes::lower_vectors(const TileBody& body, const std::vector<std::int32_t>& vectors) {
-  TileBody rows = body;
-  rows.phases = {tap_rows_};
-  const BodyProducts live = collect_products(rows, stride_);
-  const std::vector<Reg> acc = BroadcastReduction(plan_, builder_, nest_, vectors, tap_lanes_)
-                                   .emit(live.positions.size(), live.products, body.group_taps);
+  const auto positions = static_cast<std::size_t>(plan_.positions);
+  const std::vector<Reg> acc = LaneReduction(plan_, builder_, nest_, vectors.size())
+                                   .emit(positions, collect(body, vectors), body.group_taps);
   for (std::size_t v = 0; v < vectors.size(); ++v) {
     const Reg bias = problem_.bias ? load_bias(vectors[v]) : program::kNone;
     std::vector<Reg> values;
-    for (std::size_t p = 0; p < live.positions.size(); ++p) {
+    for (std::size_t p = 0; p < positions; ++p) {
       values.push_back(acc[p * vectors.size() + v]);
       if (problem_.bias) builder_.binary(program::Op::add, values.back(), values.back(), bias);
     }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -14,10 +14,11 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
-constexpr double kSplitLoad = 1.9;   // unaligned vectors mostly straddle two cache lines
-constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 12;   // pointers and counters of one tile
-constexpr double kItemCycles = 40;   // scalars of one work item
+constexpr double kSplitLoad = 1.9;           // unaligned vectors mostly straddle two cache lines
+constexpr double kPermutedInputLoads = 1.5;  // a load and a permute, in loads
+constexpr double kLoopCycles = 1.5;          // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 12;           // pointers and counters of one tile
+constexpr double kItemCycles = 40;           // scalars of one work item
 constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
@@ -274,37 +275,31 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   return counts;
 }
 
-/// Vectors of a tile of tap lanes that have taps: of each tap row, and of any.
-struct TapRowVectors {
-  struct Row {
-    std::int32_t shift = 0;
-    std::vector<bool> vectors;
-  };
-  std::map<std::int32_t, Row> rows;  ///< by place
-  double any = 0;
+/// A vector of a tile of tap lanes: its tap rows, and the first and last shift of their first taps.
+struct TapVector {
+  std::size_t rows = 0;
+  std::int32_t first_shift = std::numeric_limits<std::int32_t>::max();
+  std::int32_t last_shift = 0;
 };
 
-TapRowVectors find_tap_row_vectors(const Problem& problem, const Plan& plan, const TileBody& body) {
+/// Those that have taps.
+std::vector<TapVector> find_tap_vectors(const Problem& problem, const Plan& plan,
+                                        const TileBody& body) {
   const auto stride = static_cast<std::int32_t>(body.phases.size());
   const bool residues_outer = problem.layout == Layout::nhwc;
-  const auto vectors =
-      static_cast<std::size_t>((stride * plan.channels + plan.lanes - 1) / plan.lanes);
-  TapRowVectors result;
-  std::vector<bool> any(vectors);
-  for (std::int32_t r = 0; r < stride; ++r) {
-    for (const BodyTap& tap : body.phases[static_cast<std::size_t>(r)].taps) {
-      TapRowVectors::Row& row = result.rows[tap.place];
-      row.shift = tap.shift;
-      row.vectors.resize(vectors);
-      for (std::int32_t c = 0; c < plan.channels; ++c) {
-        const std::int32_t lane = residues_outer ? r * plan.channels + c : c * stride + r;
-        const auto vector = static_cast<std::size_t>(lane / plan.lanes);
-        row.vectors[vector] = any[vector] = true;
-      }
-    }
+  const std::int32_t lanes = stride * plan.channels;
+  std::vector<TapVector> vectors(static_cast<std::size_t>((lanes + plan.lanes - 1) / plan.lanes));
+  for (std::int32_t lane = 0; lane < lanes; ++lane) {
+    const std::int32_t r = residues_outer ? lane / plan.channels : lane % stride;
+    const std::vector<BodyTap>& taps = body.phases[static_cast<std::size_t>(r)].taps;
+    if (taps.empty()) continue;
+    TapVector& vector = vectors[static_cast<std::size_t>(lane / plan.lanes)];
+    vector.rows = std::max(vector.rows, taps.size());
+    vector.first_shift = std::min(vector.first_shift, taps[0].shift);
+    vector.last_shift = std::max(vector.last_shift, taps[0].shift);
   }
-  result.any = static_cast<double>(std::count(any.begin(), any.end(), true));
-  return result;
+  std::erase_if(vectors, [](const TapVector& vector) { return vector.rows == 0; });
+  return vectors;
 }
 
 /// Stores of one position of a tile. Channels first, a vector goes to the row of each channel that
@@ -318,32 +313,35 @@ double stored_pieces(const Problem& problem, const Plan& plan, const TileBody& b
 }
 
 BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
-  const TapRowVectors taps = find_tap_row_vectors(problem, plan, body);
-  const double positions = plan.positions;
-  BodyCounts counts;
-  counts.passes = std::max(1.0, std::ceil(taps.any / vectors_at_once(plan)));
-  const double vectors = std::ceil(taps.any / counts.passes);
-  double live_rows = 0;
-  for (const auto& [place, row] : taps.rows) {
-    const std::int32_t inputs = std::min(plan.positions - row.shift, body.input_end) -
-                                std::max(-row.shift, body.input_begin);
-    if (inputs <= 0) continue;
-    const auto row_vectors =
-        static_cast<double>(std::count(row.vectors.begin(), row.vectors.end(), true));
-    counts.fmas += inputs * row_vectors;
-    counts.loads += row_vectors;
-    counts.weight_bytes += row_vectors * plan.lanes * 4;
-    ++live_rows;
-  }
-  counts.chain = live_rows * counts.passes;
-  counts.accumulators = static_cast<int>(positions * vectors);
-  counts.registers = counts.accumulators + static_cast<int>(vectors) + 2;
+  const std::vector<TapVector> tap_vectors = find_tap_vectors(problem, plan, body);
+  const auto all_vectors = static_cast<double>(tap_vectors.size());
   const double inputs = std::max(0, body.input_end - body.input_begin);
+  const double positions = std::min<double>(plan.positions, inputs);
+  BodyCounts counts;
+  counts.passes = std::max(1.0, std::ceil(all_vectors / vectors_at_once(plan)));
+  const double vectors = std::ceil(all_vectors / counts.passes);
+  counts.accumulators = static_cast<int>(plan.positions * vectors);
+  counts.registers = counts.accumulators + static_cast<int>(vectors) + 2;
+  double rows = 0;
+  bool permutes = false;
+  for (const TapVector& vector : tap_vectors) {
+    const auto vector_rows = static_cast<double>(vector.rows);
+    const double spread = vector.last_shift - vector.first_shift;
+    const bool permuted = spread > 0 && spread < plan.lanes && problem.layout == Layout::nchw;
+    const double products = permuted ? 1 : spread + 1;
+    counts.fmas += positions * vector_rows * products;
+    counts.loads += vector_rows + (permuted ? positions * vector_rows * kPermutedInputLoads : 0);
+    rows = std::max(rows, vector_rows);
+    permutes = permutes || permuted;
+  }
+  if (permutes) counts.registers += 3;
+  counts.weight_bytes = all_vectors * rows * plan.lanes * 4;
+  counts.chain = rows * counts.passes;
   const double rows_at_once =
       std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
-  counts.loads += counts.passes * std::ceil(live_rows / rows_at_once) *
+  counts.loads += counts.passes * std::ceil(rows / rows_at_once) *
                   std::min(inputs, positions + rows_at_once - 1);
-  counts.stores = positions * stored_pieces(problem, plan, body) * 1.7;
+  counts.stores = plan.positions * stored_pieces(problem, plan, body) * 1.7;
   return counts;
 }
 

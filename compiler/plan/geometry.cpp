@@ -82,22 +82,21 @@ Tiling tile_innermost(const Axis& axis, const Plan& plan, std::int64_t max_run) 
                      loop_taps_of(plan));
 }
 
-/// Residues of w in the lanes: taps of one shift stand side by side.
+/// Residues of w in the lanes: the n-th taps of all phases stand side by side.
 void set_tap_rows(PackedLayout& layout, const Problem& problem) {
   const Axis axis = spatial_axes(problem)[2];
   const std::vector<Phase> phases = make_phases(axis);
-  const std::vector<std::int64_t> rows = tap_row_shifts(phases);
   layout.residues = axis.stride;
   layout.residues_outer = problem.layout == Layout::nhwc;
   layout.residue.resize(static_cast<std::size_t>(axis.kernel));
   for (const Phase& phase : phases) {
-    for (const Tap& tap : phase.taps) {
-      const auto row = std::lower_bound(rows.begin(), rows.end(), tap.shift) - rows.begin();
-      layout.residue[static_cast<std::size_t>(tap.k)] = static_cast<std::int32_t>(phase.r);
-      layout.position[2][static_cast<std::size_t>(tap.k)] = static_cast<std::int32_t>(row);
+    for (std::size_t t = 0; t < phase.taps.size(); ++t) {
+      const auto k = static_cast<std::size_t>(phase.taps[t].k);
+      layout.residue[k] = static_cast<std::int32_t>(phase.r);
+      layout.position[2][k] = static_cast<std::int32_t>(t);
     }
   }
-  layout.w_groups = {static_cast<std::int32_t>(rows.size())};
+  layout.w_groups = {tap_row_count(phases)};
 }
 
 }  // namespace
@@ -140,10 +139,10 @@ Problem compute_problem(const Problem& problem, const Plan& plan) {
   staged.rank = kMaxRank;
   for (std::size_t a = 0; a < kMaxRank; ++a) staged.axes[a] = axes[order[a]];
   staged.layout = plan.staging.layout;
-  // Channels last, every pixel begins a vector.
+  // Channels last, every pixel begins a vector, unless there are few channels.
   const auto pitch = [&](std::int64_t channels) {
-    return staged.layout == Layout::nchw ? 0
-                                         : (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
+    const std::int64_t whole = (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
+    return staged.layout == Layout::nchw || 4 * channels < 3 * whole ? channels : whole;
   };
   staged.src_channel_pitch = pitch(problem.in_channels);
   staged.dst_channel_pitch = pitch(problem.out_channels);

@@ -77,6 +77,11 @@ class Planner {
     return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
   }
   [[nodiscard]] int choose_most_images() const;
+  /// Taps of w that a body unrolls.
+  [[nodiscard]] std::int64_t static_taps(Phases phases) const {
+    return phases == Phases::all ? innermost_.kernel
+                                 : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+  }
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
 
   const Plan base_;
@@ -152,21 +157,20 @@ void Planner::add_channel_lanes() {
     plan.phases = Phases::row;
     plan.ic_unroll = choose_unroll(vectors);
     add(plan);
-    if (innermost_.kernel > kMaxStaticTaps) continue;
     for (const Phases phases : {Phases::one, Phases::all}) {
       if (phases == Phases::one && problem_.layout == Layout::nchw) continue;
       if (phases == Phases::all && problem_.layout == Layout::nhwc && stride == 1) continue;
+      const std::int64_t taps = static_taps(phases);
+      if (taps > kMaxStaticTaps) continue;
       const int per_position = phases == Phases::all ? vectors * stride : vectors;
       const int most = (target_.vector_registers - 3) / per_position;
       for (int positions = 1; positions <= most; ++positions) {
         plan.phases = phases;
         plan.positions = positions;
-        const double taps = phases == Phases::all
-                                ? static_cast<double>(innermost_.kernel)
-                                : std::ceil(static_cast<double>(innermost_.kernel) / stride);
         for (plan.images = 1; plan.images <= most_images_ && plan.images * positions <= most;
              ++plan.images) {
-          plan.ic_unroll = choose_unroll(taps * positions * vectors * plan.images);
+          plan.ic_unroll =
+              choose_unroll(static_cast<double>(taps) * positions * vectors * plan.images);
           add(plan);
         }
         plan.images = 1;
@@ -213,9 +217,7 @@ void Planner::add_space_lanes() {
   for (const Phases phases : {Phases::all, Phases::one}) {
     if (phases == Phases::one && innermost_.stride == 1) continue;
     const std::int64_t phases_a_tile = phases == Phases::all ? innermost_.stride : 1;
-    const std::int64_t taps = phases == Phases::all
-                                  ? innermost_.kernel
-                                  : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+    const std::int64_t taps = static_taps(phases);
     if (taps > kMaxStaticTaps) continue;
     for (int vectors = 1; vectors <= 4; ++vectors)
       for (int channels = 1; channels <= oc; ++channels) {
@@ -266,9 +268,7 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
                             std::int64_t spare_registers) {
   for (const Phases phases : {Phases::one, Phases::all}) {
     if (phases == Phases::all && innermost_.stride == 1) continue;
-    const std::int64_t taps = phases == Phases::all
-                                  ? innermost_.kernel
-                                  : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+    const std::int64_t taps = static_taps(phases);
     if (taps > kMaxStaticTaps) continue;
     const std::int64_t each =
         registers_a_position * (phases == Phases::all ? innermost_.stride : 1);
@@ -356,7 +356,7 @@ std::vector<int> Planner::tap_lanes_channels() const {
 
 void Planner::add_tap_lanes() {
   if (innermost_.stride == 1) return;
-  const auto rows = static_cast<std::int64_t>(tap_row_shifts(make_phases(innermost_)).size());
+  const std::int64_t rows = tap_row_count(make_phases(innermost_));
   if (rows > kMaxStaticTaps) return;
   const std::int64_t positions = innermost_.output / innermost_.stride + 2;
   for (const int channels : tap_lanes_channels()) {
