@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
+constexpr double kExposedChain = 0.3;
 constexpr double kSplit = 0.9;       // unaligned vectors mostly straddle two cache lines
 constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;   // pointers and counters of one tile
@@ -234,6 +235,10 @@ StepCounts count_group_step(const Problem& problem, const Plan& plan, const Tile
   counts.splits = inputs * split * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.stalls = inputs * vectors * pixel_stall(problem, plan, in_loop);
+  // Vector after vector: the chains of few positions overlap with those of the next, in part.
+  if (vectors > 1)
+    counts.stalls += kExposedChain * std::max(0.0, counts.chain * kFmaLatency * vectors -
+                                                       counts.fmas / kFmaPerCycle);
   return counts;
 }
 
