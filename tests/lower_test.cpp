@@ -170,6 +170,10 @@ TEST(Lower, RefusesPlansThatDoNotFitTheLayer) {
   EXPECT_TRUE(refuses(first, "channel_lanes panel=1 phases=row"));
   EXPECT_TRUE(refuses(first, "channel_lanes tile_rows=2"));
   EXPECT_TRUE(refuses(last, "group_lanes channels=1"));
+  EXPECT_TRUE(refuses(first, "tap_lanes channels=1 phases=one"));
+  EXPECT_TRUE(refuses(first, "tap_lanes channels=17 phases=all"));
+  EXPECT_TRUE(refuses(first, "tap_lanes channels=1 positions=33 phases=all"));
+  EXPECT_TRUE(refuses(last, "tap_lanes channels=1 phases=all"));
 
   Problem grouped = last;
   grouped.groups = 8;  // of 3 input and 5 output channels: three groups a vector
@@ -183,7 +187,7 @@ Plan arbitrary_plan(std::mt19937& random) {
     return *(values.begin() + static_cast<std::ptrdiff_t>(random() % values.size()));
   };
   Plan plan;
-  plan.family = static_cast<Family>(random() % 4);
+  plan.family = static_cast<Family>(random() % 5);
   plan.lanes = pick({16, 16, 16, 16, 16, 16, 16, 8});
   plan.phases = static_cast<Phases>(random() % 3);
   plan.channels = pick({1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 16, 17, 24, 32, 32, 48, 4096});

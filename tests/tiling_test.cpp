@@ -50,8 +50,9 @@ std::vector<std::int64_t> packed_order(const Axis& axis) {
 /// Walks a tiling as a kernel does and collects what it computes.
 class Walk {
  public:
-  Walk(const Axis& axis, const Tiling& tiling)
-      : axis_(axis), tiling_(tiling), order_(packed_order(axis)) {
+  /// `tap_rows`: made by make_tap_row_tiling(), whose places are of rows, not of taps.
+  Walk(const Axis& axis, const Tiling& tiling, bool tap_rows)
+      : axis_(axis), tiling_(tiling), tap_rows_(tap_rows), order_(packed_order(axis)) {
     for (const TileRun& run : tiling.runs) {
       const TileBody& body = tiling.bodies[static_cast<std::size_t>(run.body)];
       for (std::int64_t tile = 0; tile < run.tiles; ++tile) visit_tile(run, body, tile);
@@ -70,37 +71,44 @@ class Walk {
         const std::int64_t at = tile * tiling_.width + q;
         const std::int64_t o = run.output + at * axis_.stride + phase.r;
         computed_twice += outputs.count(o) != 0 ? 1 : 0;
-        visit_taps(run, {phase.taps, body.input_begin, body.input_end}, q, at, 0, outputs[o]);
+        visit_taps(run, phase, {phase.taps, body.input_begin, body.input_end}, q, at, 0,
+                   outputs[o]);
         if (body.loop.taps.empty()) continue;
         for (std::int64_t trip = 0; trip < run.trips; ++trip)
-          visit_taps(run, body.loop, q, at, trip * tiling_.loop_taps, outputs[o]);
-        visit_taps(run, body.after, q, at, run.trips * tiling_.loop_taps, outputs[o]);
+          visit_taps(run, phase, body.loop, q, at, trip * tiling_.loop_taps, outputs[o]);
+        visit_taps(run, phase, body.after, q, at, run.trips * tiling_.loop_taps, outputs[o]);
       }
     }
   }
 
   /// `looped`: taps that the body's loop has gone through before.
-  void visit_taps(const TileRun& run, const TapBlock& block, std::int32_t q, std::int64_t at,
-                  std::int64_t looped, std::set<Term>& terms) {
+  void visit_taps(const TileRun& run, const BodyPhase& phase, const TapBlock& block, std::int32_t q,
+                  std::int64_t at, std::int64_t looped, std::set<Term>& terms) {
     for (const BodyTap& tap : block.taps) {
       const std::int32_t relative = q - tap.shift;
       const std::int64_t input = run.input + at - tap.shift - looped * tiling_.tap_step;
       const bool exists = input >= 0 && input < axis_.input;
       const bool said = relative >= block.input_begin && relative < block.input_end;
       wrong_existence += said != exists ? 1 : 0;
-      const auto place =
-          static_cast<std::size_t>(run.group_begin + run.first_tap + looped + tap.place);
-      if (exists) terms.insert({order_.at(place), input});
+      if (exists) terms.insert({kernel_index(run, phase, tap, looped), input});
     }
+  }
+
+  [[nodiscard]] std::int64_t kernel_index(const TileRun& run, const BodyPhase& phase,
+                                          const BodyTap& tap, std::int64_t looped) const {
+    if (tap_rows_) return (tap.shift * axis_.stride + phase.r) / axis_.dilation;
+    return order_.at(
+        static_cast<std::size_t>(run.group_begin + run.first_tap + looped + tap.place));
   }
 
   const Axis& axis_;
   const Tiling& tiling_;
+  bool tap_rows_;
   std::vector<std::int64_t> order_;
 };
 
-void expect_covers(const Axis& axis, const Tiling& tiling) {
-  const Walk walk(axis, tiling);
+void expect_covers(const Axis& axis, const Tiling& tiling, bool tap_rows = false) {
+  const Walk walk(axis, tiling, tap_rows);
   EXPECT_EQ(walk.computed_twice, 0);
   EXPECT_EQ(walk.wrong_existence, 0);
   const std::int64_t outputs = axis.output - axis.zero_tail;
@@ -146,6 +154,9 @@ void check_tiling(const Axis& axis, std::int32_t width, bool all_phases, std::in
   EXPECT_EQ(taps, axis.kernel);
   expect_covers(axis, tiling);
   expect_economical(axis, tiling, max_run);
+  const Tiling rows = make_tap_row_tiling(axis, make_phases(axis), width, max_run);
+  expect_covers(axis, rows, true);
+  expect_economical(axis, rows, max_run);
 }
 
 Axis random_axis(std::mt19937& random) {

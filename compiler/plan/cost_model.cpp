@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <vector>
 
 #include "compiler/plan/geometry.hpp"
 #include "compiler/problem/phases.hpp"
@@ -29,7 +31,7 @@ constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
 constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one into a panel
 constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
 constexpr double kSquareCycles = 55;  // transposing lanes x lanes elements from memory to memory
-constexpr double kBytesPerInstruction = 8.5;
+constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 // What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
 // several rows: they have few other loads to wait for.
 constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
@@ -39,6 +41,7 @@ struct StepCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
   double splits = 0;  ///< loads that straddle two cache lines
   double stalls = 0;  ///< cycles beyond all that
+  double passes = 1;  ///< reductions of a tile, one after the other
 };
 
 /// Counts of a body: of one reduction step, and of its end.
@@ -273,6 +276,79 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   return counts;
 }
 
+/// Vectors of a tile of tap lanes that have taps: of each tap row, and of any.
+struct TapRowVectors {
+  struct Row {
+    std::int32_t shift = 0;
+    std::vector<bool> vectors;
+  };
+  std::map<std::int32_t, Row> rows;  ///< by place
+  double any = 0;
+};
+
+TapRowVectors find_tap_row_vectors(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const auto stride = static_cast<std::int32_t>(body.phases.size());
+  const bool residues_outer = problem.layout == Layout::nhwc;
+  const auto vectors =
+      static_cast<std::size_t>((stride * plan.channels + plan.lanes - 1) / plan.lanes);
+  TapRowVectors result;
+  std::vector<bool> any(vectors);
+  for (std::int32_t r = 0; r < stride; ++r) {
+    for (const BodyTap& tap : body.phases[static_cast<std::size_t>(r)].taps) {
+      TapRowVectors::Row& row = result.rows[tap.place];
+      row.shift = tap.shift;
+      row.vectors.resize(vectors);
+      for (std::int32_t c = 0; c < plan.channels; ++c) {
+        const std::int32_t lane = residues_outer ? r * plan.channels + c : c * stride + r;
+        const auto vector = static_cast<std::size_t>(lane / plan.lanes);
+        row.vectors[vector] = any[vector] = true;
+      }
+    }
+  }
+  result.any = static_cast<double>(std::count(any.begin(), any.end(), true));
+  return result;
+}
+
+/// Stores of one position of a tile. Channels first, a vector goes to the row of each channel that
+/// it holds lanes of.
+double stored_pieces(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const auto stride = static_cast<std::int64_t>(body.phases.size());
+  double pieces = std::ceil(static_cast<double>(stride * plan.channels) / plan.lanes);
+  if (problem.layout == Layout::nhwc) return pieces;
+  for (std::int64_t c = 1; c < plan.channels; ++c) pieces += c * stride % plan.lanes != 0 ? 1 : 0;
+  return pieces;
+}
+
+BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const TapRowVectors taps = find_tap_row_vectors(problem, plan, body);
+  const double positions = plan.positions;
+  BodyCounts counts;
+  counts.passes = std::max(1.0, std::ceil(taps.any / vectors_at_once(plan)));
+  const double vectors = std::ceil(taps.any / counts.passes);
+  double live_rows = 0;
+  for (const auto& [place, row] : taps.rows) {
+    const std::int32_t inputs = std::min(plan.positions - row.shift, body.input_end) -
+                                std::max(-row.shift, body.input_begin);
+    if (inputs <= 0) continue;
+    const auto row_vectors =
+        static_cast<double>(std::count(row.vectors.begin(), row.vectors.end(), true));
+    counts.fmas += inputs * row_vectors;
+    counts.loads += row_vectors;
+    counts.weight_bytes += row_vectors * plan.lanes * 4;
+    ++live_rows;
+  }
+  counts.chain = live_rows * counts.passes;
+  counts.accumulators = static_cast<int>(positions * vectors);
+  counts.registers = counts.accumulators + static_cast<int>(vectors) + 2;
+  const double inputs = std::max(0, body.input_end - body.input_begin);
+  const double rows_at_once =
+      std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
+  counts.loads += counts.passes * std::ceil(live_rows / rows_at_once) *
+                  std::min(inputs, positions + rows_at_once - 1);
+  counts.stores = positions * stored_pieces(problem, plan, body) * 1.7;
+  return counts;
+}
+
 BodyCounts count_body(const Problem& problem, const Target& target, const Plan& plan,
                       const Products& rows, const TileBody& body) {
   switch (plan.family) {
@@ -285,6 +361,8 @@ BodyCounts count_body(const Problem& problem, const Target& target, const Plan& 
       return count_reduction_lanes(problem, plan, body);
     case Family::group_lanes:
       return count_group_lanes(problem, plan, body);
+    case Family::tap_lanes:
+      return count_tap_lanes(problem, plan, body);
   }
   return {};
 }
@@ -339,6 +417,7 @@ double weight_block_bytes(const Problem& problem, const Plan& plan) {
 /// What a plan's accesses to channels-first tensors cost beyond their instructions.
 struct PlaneCosts {
   double input_step = 0;  ///< a reduction step
+  double next_pass = 0;   ///< and each pass but the first
   double store = 0;       ///< each store
   double panel_line = 0;  ///< each line copied into a panel
 };
@@ -375,9 +454,16 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
                          (plane % 4096 == 0 && problem.ic_per_group() >= 16);
   const bool far_output = problem.output_spatial() * problem.out_channels * 4 > near_bytes;
   const bool space = plan.family == Family::space_lanes;
-  const double lines = space ? plan.positions : 1;
+  const bool taps = plan.family == Family::tap_lanes;
+  const bool long_rows = space || taps;
+  const double lines = space  ? plan.positions
+                       : taps ? 1 + static_cast<double>(plan.positions - 1) / plan.lanes
+                              : 1;
   const double panel_bytes = tap_rows_a_row(problem) * static_cast<double>(problem.ic_per_group()) *
                              plan.run * tile_width(plan) * 4;
+  const double rows_bytes = static_cast<double>(problem.ic_per_group()) * lines * kLineBytes;
+  if (rows_bytes > 0.25 * static_cast<double>(target.l1_bytes))  // weights pass through it too
+    costs.next_pass = lines * kL2InputLine;
   if (!plan.panel) {
     costs.input_step = lines * (far_input ? kFarInputLine : kL2InputLine);
   } else if (panel_bytes > 0.6 * static_cast<double>(target.l1_bytes)) {
@@ -385,7 +471,7 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   }
   if (problem.ic_per_group() < 8)
     costs.input_step = 0;  // the tile's next rows find their lines in L1
-  if (far_output) costs.store = space ? kFarStore : kFarScatteredStore;
+  if (far_output) costs.store = long_rows ? kFarStore : kFarScatteredStore;
   if (plan.panel) costs.panel_line = far_input ? kFarPanelLine : kPanelLine;
   return costs;
 }
@@ -412,7 +498,7 @@ double step_cycles(const StepCounts& counts, const Plan& plan, double weight_byt
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
   const double exposed = weight_bytes_per_cycle < kL2BytesPerCycle ? 0.3 : 0;
   cycles = std::max(cycles, streaming) + exposed * std::min(cycles, streaming);
-  return cycles + counts.stalls + kLoopCycles / plan.ic_unroll;
+  return cycles + counts.stalls + counts.passes * kLoopCycles / plan.ic_unroll;
 }
 
 /// Steps of the reduction that a body's code spells out.
@@ -492,10 +578,11 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                          counts.end_stalls + counts.stores * planes.store;
       const double overhead =
-          kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
+          kLoopCycles * (2 * counts.passes + trips);  // of the loop over tap rows, and over taps
       cost.cycles +=
           rows.tap_rows * tiles *
-          (ic * (step_cycles(step, plan, weight_rate) + planes.input_step * rows.products.count) +
+          (ic * (step_cycles(step, plan, weight_rate) + planes.input_step * rows.products.count +
+                 (counts.passes - 1) * planes.next_pass) +
            overhead);
       cost.cycles += rows.tiles * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
       if (plan.panel && plan.family == Family::group_lanes)

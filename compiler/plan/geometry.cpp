@@ -74,6 +74,32 @@ std::int32_t loop_taps_of(const Plan& plan) {
   return plan.family == Family::group_lanes && plan.phases == Phases::one ? plan.tap_unroll : 0;
 }
 
+Tiling tile_innermost(const Axis& axis, const Plan& plan, std::int64_t max_run) {
+  const std::vector<Phase> phases = make_phases(axis);
+  if (plan.family == Family::tap_lanes)
+    return make_tap_row_tiling(axis, phases, tile_width(plan), max_run);
+  return make_tiling(axis, phases, tile_width(plan), plan.phases == Phases::all, max_run,
+                     loop_taps_of(plan));
+}
+
+/// Residues of w in the lanes: taps of one shift stand side by side.
+void set_tap_rows(PackedLayout& layout, const Problem& problem) {
+  const Axis axis = spatial_axes(problem)[2];
+  const std::vector<Phase> phases = make_phases(axis);
+  const std::vector<std::int64_t> rows = tap_row_shifts(phases);
+  layout.residues = axis.stride;
+  layout.residues_outer = problem.layout == Layout::nhwc;
+  layout.residue.resize(static_cast<std::size_t>(axis.kernel));
+  for (const Phase& phase : phases) {
+    for (const Tap& tap : phase.taps) {
+      const auto row = std::lower_bound(rows.begin(), rows.end(), tap.shift) - rows.begin();
+      layout.residue[static_cast<std::size_t>(tap.k)] = static_cast<std::int32_t>(phase.r);
+      layout.position[2][static_cast<std::size_t>(tap.k)] = static_cast<std::int32_t>(row);
+    }
+  }
+  layout.w_groups = {static_cast<std::int32_t>(rows.size())};
+}
+
 }  // namespace
 
 std::array<Axis, kMaxRank> spatial_axes(const Problem& problem) { return order_axes(problem).axes; }
@@ -140,6 +166,20 @@ int groups_a_vector(const Problem& problem, int lanes) {
   return static_cast<int>(std::max<std::int64_t>(1, lanes / widest));
 }
 
+bool has_contiguous_rows(const Problem& problem, const Plan& plan) {
+  const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),
+                                     [](const Axis& axis) { return axis.zero_tail != 0; });
+  return problem.layout == Layout::nhwc && plan.phases == Phases::all && problem.groups == 1 &&
+         problem.out_channels == plan.channels && problem.dst_pitch() == problem.out_channels &&
+         !zero_tail;
+}
+
+int vectors_at_once(const Plan& plan) {
+  // Accumulators, the weights of one tap row, an input; without mask registers, masks.
+  const int registers = plan.lanes == 16 ? 30 : 11;
+  return std::max(1, registers / (plan.positions + 1));
+}
+
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
@@ -147,8 +187,7 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   const std::int64_t tiles = axis.output / (axis.stride * width);
   const std::int64_t run =
       plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
-  Tiling tiling = make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run,
-                              loop_taps_of(plan));
+  Tiling tiling = tile_innermost(axis, plan, run);
   if (plan.family == Family::group_lanes) {
     // The runs of all phases that write to one place, one after the other.
     std::stable_sort(tiling.runs.begin(), tiling.runs.end(),
@@ -160,8 +199,7 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
-  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kUncut,
-                     loop_taps_of(plan));
+  return tile_innermost(axis, plan, kUncut);
 }
 
 Tiling make_row_tiling(const Problem& problem, const Plan& plan) {
@@ -197,6 +235,10 @@ PackedLayout make_compute_layout(const Problem& problem, const Plan& plan) {
   for (std::size_t a = 0; a < kMaxRank; ++a) {
     layout.kernel[a] = axes[a].kernel;
     layout.position[a] = phase_sorted_places(axes[a]);
+  }
+  if (plan.family == Family::tap_lanes) {
+    set_tap_rows(layout, problem);
+    return layout;
   }
   switch (plan.phases) {
     case Phases::row:

@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
@@ -20,6 +21,7 @@ constexpr std::int64_t kMostImages = 16;
 constexpr std::int64_t kSmallRow = 8;        // positions; with more, a tile is of one image
 constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channels than fill vectors
 
 class Planner {
  public:
@@ -36,6 +38,7 @@ class Planner {
 
   std::vector<PlanReport::Candidate> candidates() {
     add_channel_lanes();
+    add_tap_lanes();
     if (problem_.layout == Layout::nchw) add_space_lanes();
     if (problem_.layout == Layout::nhwc) {
       add_reduction_lanes();
@@ -60,6 +63,8 @@ class Planner {
   void add_tap_loops(Plan plan, int vectors);
   bool add_with_pixel_panel(Plan plan);
   [[nodiscard]] std::int64_t tap_rows() const;
+  void add_tap_lanes();
+  [[nodiscard]] std::vector<int> tap_lanes_channels() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   bool add(Plan plan);
   const Tiling& tiling(const Plan& plan);
@@ -80,12 +85,13 @@ class Planner {
   const double staging_cycles_;
   const Axis innermost_;
   const int most_images_;  ///< of a tile
-  std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
+  std::map<std::tuple<bool, Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::tuple(plan.phases, tile_width(plan), plan.tap_unroll);
+  const auto key =
+      std::tuple(plan.family == Family::tap_lanes, plan.phases, tile_width(plan), plan.tap_unroll);
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
@@ -328,6 +334,48 @@ bool Planner::add_with_pixel_panel(Plan plan) {
   return add(plan);
 }
 
+/// Channels a tile that waste fewer lanes than any fewer, or as few with few vectors.
+std::vector<int> Planner::tap_lanes_channels() const {
+  const auto oc = static_cast<int>(std::min<std::int64_t>(problem_.oc_per_group(), target_.lanes));
+  std::vector<int> result;
+  double least = 1;
+  for (int channels = 1; channels <= oc; ++channels) {
+    if (problem_.layout == Layout::nhwc && channels < problem_.oc_per_group()) continue;
+    const std::int64_t real = innermost_.stride * channels;
+    const std::int64_t vectors = (real + target_.lanes - 1) / target_.lanes;
+    const double wasted =
+        1 - static_cast<double>(real) / static_cast<double>(vectors * target_.lanes);
+    if (real > kMaxTapLanes) break;
+    if (wasted > least || (wasted == least && vectors > kFewVectors)) continue;
+    least = wasted;
+    result.push_back(channels);
+  }
+  return result;
+}
+
+void Planner::add_tap_lanes() {
+  if (innermost_.stride == 1) return;
+  const auto rows = static_cast<std::int64_t>(tap_row_shifts(make_phases(innermost_)).size());
+  if (rows > kMaxStaticTaps) return;
+  const std::int64_t positions = innermost_.output / innermost_.stride + 2;
+  for (const int channels : tap_lanes_channels()) {
+    Plan plan = base_;
+    plan.family = Family::tap_lanes;
+    plan.phases = Phases::all;
+    plan.channels = channels;
+    if (problem_.layout == Layout::nhwc && !has_contiguous_rows(problem_, plan)) return;
+    const int most =
+        static_cast<int>(std::min<std::int64_t>(positions, target_.vector_registers - 3));
+    for (plan.positions = 1; plan.positions <= most; ++plan.positions) {
+      const double vectors = std::min<double>(
+          vectors_at_once(plan),
+          std::ceil(static_cast<double>(innermost_.stride * channels) / target_.lanes));
+      plan.ic_unroll = choose_unroll(static_cast<double>(rows) * plan.positions * vectors);
+      add(plan);
+    }
+  }
+}
+
 /// Tables have a row for each output of an outer axis; positions are 32-bit integers.
 Status check_lengths(const Problem& problem) {
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
@@ -379,7 +427,7 @@ std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const
       candidates.insert(candidates.end(), staged.begin(), staged.end());
     }
   }
-  std::sort(candidates.begin(), candidates.end(), is_faster);
+  std::stable_sort(candidates.begin(), candidates.end(), is_faster);
   return candidates;
 }
 

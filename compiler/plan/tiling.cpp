@@ -277,4 +277,33 @@ Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int3
   return tiling;
 }
 
+std::vector<std::int64_t> tap_row_shifts(const std::vector<Phase>& phases) {
+  std::vector<std::int64_t> shifts;
+  for (const Phase& phase : phases)
+    for (const Tap& tap : phase.taps) shifts.push_back(tap.shift);
+  std::sort(shifts.begin(), shifts.end());
+  shifts.erase(std::unique(shifts.begin(), shifts.end()), shifts.end());
+  return shifts;
+}
+
+Tiling make_tap_row_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
+                           std::int64_t max_run) {
+  Tiling tiling;
+  tiling.width = width;
+  std::vector<const Phase*> all;
+  for (const Phase& phase : phases) all.push_back(&phase);
+  append_set(tiling, axis, make_phase_set(all, 0), max_run);
+  const std::vector<std::int64_t> rows =
+      tap_row_shifts(phases);  // the smallest is 0: that of k = 0
+  tiling.tap_groups.push_back(static_cast<std::int32_t>(rows.size()));
+  for (TileBody& body : tiling.bodies) {
+    body.group_taps = tiling.tap_groups[0];
+    for (BodyPhase& phase : body.phases)
+      for (BodyTap& tap : phase.taps)
+        tap.place = static_cast<std::int32_t>(
+            std::lower_bound(rows.begin(), rows.end(), tap.shift) - rows.begin());
+  }
+  return tiling;
+}
+
 }  // namespace convt
