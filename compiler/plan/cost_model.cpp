@@ -596,7 +596,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
   if (problem.layout == Layout::nhwc || plan.tile_rows > 1)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
-  if (plan.panel && plan.family == Family::space_lanes) {
+  if (plan.panel && plan.family != Family::group_lanes) {
     // Once for all tiles of output channels.
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
     cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);
