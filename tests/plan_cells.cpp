@@ -146,10 +146,10 @@ class Search {
     }
     plan.rows_by_phase = between(0, 1) == 0;
     plan.run = between(1, 16);
+    if (groups && plan.phases == Phases::one) plan.tap_unroll = between(0, 3);
+    plan.panel = takes_panel(problem, plan) && (plan.panel || between(0, 1) == 0);
     if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0)
       plan.images = between(2, 4);
-    if (groups && plan.phases == Phases::one) plan.tap_unroll = between(0, 3);
-    plan.panel = plan.panel || (takes_panel(problem, plan) && between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
     if (plan.family == Family::space_lanes && !plan.panel && between(0, 1) == 0)
       plan.tile_rows = static_cast<int>(spatial_axes(problem)[1].stride) * between(1, 3);

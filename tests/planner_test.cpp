@@ -58,7 +58,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
   for (int i = 0; i < 2'000; ++i) {
     const Plan a = random_plan(random);
     Plan b = a;
-    switch (random() % 12) {
+    switch (random() % 13) {
       case 0:
         b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 5);
         break;
@@ -80,9 +80,6 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
       case 6:
         b.rows_by_phase = !a.rows_by_phase;
         break;
-      case 9:
-        b.tap_unroll += 1;
-        break;
       case 7:
         b.prefetch = !a.prefetch;
         break;
@@ -93,6 +90,9 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
         b.images += 1;
         break;
       case 10:
+        b.tap_unroll += 1;
+        break;
+      case 11:
         b.staging = {true, a.staging.layout, AxisOrder::hwd};
         if (b.staging == a.staging) b.staging.order = AxisOrder::dwh;
         break;

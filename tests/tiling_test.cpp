@@ -71,26 +71,19 @@ class Walk {
         const std::int64_t at = tile * tiling_.width + q;
         const std::int64_t o = run.output + at * axis_.stride + phase.r;
         computed_twice += outputs.count(o) != 0 ? 1 : 0;
-        visit_taps(run, {phase.taps, body.input_begin, body.input_end}, q, at, 0, outputs[o],
-                   phase);
+        visit_taps(run, phase, {phase.taps, body.input_begin, body.input_end}, q, at, 0,
+                   outputs[o]);
         if (body.loop.taps.empty()) continue;
         for (std::int64_t trip = 0; trip < run.trips; ++trip)
-          visit_taps(run, body.loop, q, at, trip * tiling_.loop_taps, outputs[o], phase);
-        visit_taps(run, body.after, q, at, run.trips * tiling_.loop_taps, outputs[o], phase);
+          visit_taps(run, phase, body.loop, q, at, trip * tiling_.loop_taps, outputs[o]);
+        visit_taps(run, phase, body.after, q, at, run.trips * tiling_.loop_taps, outputs[o]);
       }
     }
   }
 
-  [[nodiscard]] std::int64_t kernel_index(const TileRun& run, const BodyPhase& phase,
-                                          const BodyTap& tap, std::int64_t looped) const {
-    if (tap_rows_) return (tap.shift * axis_.stride + phase.r) / axis_.dilation;
-    return order_.at(
-        static_cast<std::size_t>(run.group_begin + run.first_tap + looped + tap.place));
-  }
-
   /// `looped`: taps that the body's loop has gone through before.
-  void visit_taps(const TileRun& run, const TapBlock& block, std::int32_t q, std::int64_t at,
-                  std::int64_t looped, std::set<Term>& terms, const BodyPhase& phase) {
+  void visit_taps(const TileRun& run, const BodyPhase& phase, const TapBlock& block, std::int32_t q,
+                  std::int64_t at, std::int64_t looped, std::set<Term>& terms) {
     for (const BodyTap& tap : block.taps) {
       const std::int32_t relative = q - tap.shift;
       const std::int64_t input = run.input + at - tap.shift - looped * tiling_.tap_step;
@@ -99,6 +92,13 @@ class Walk {
       wrong_existence += said != exists ? 1 : 0;
       if (exists) terms.insert({kernel_index(run, phase, tap, looped), input});
     }
+  }
+
+  [[nodiscard]] std::int64_t kernel_index(const TileRun& run, const BodyPhase& phase,
+                                          const BodyTap& tap, std::int64_t looped) const {
+    if (tap_rows_) return (tap.shift * axis_.stride + phase.r) / axis_.dilation;
+    return order_.at(
+        static_cast<std::size_t>(run.group_begin + run.first_tap + looped + tap.place));
   }
 
   const Axis& axis_;

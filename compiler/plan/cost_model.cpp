@@ -14,7 +14,8 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
-constexpr double kSplitLoad = 1.9;           // unaligned vectors mostly straddle two cache lines
+constexpr double kExposedChain = 0.3;
+constexpr double kSplit = 0.9;               // unaligned vectors mostly straddle two cache lines
 constexpr double kPermutedInputLoads = 1.5;  // a load and a permute, in loads
 constexpr double kLoopCycles = 1.5;          // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;           // pointers and counters of one tile
@@ -39,6 +40,7 @@ constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 /// Counts of one reduction step.
 struct StepCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
+  double splits = 0;  ///< loads that straddle two cache lines
   double stalls = 0;  ///< cycles beyond all that
   double passes = 1;  ///< reductions of a tile, one after the other
 };
@@ -234,14 +236,19 @@ StepCounts count_group_step(const Problem& problem, const Plan& plan, const Tile
                             bool in_loop) {
   const Products products = count_products(body);
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const double load = plan.panel || problem.src_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  const double split = plan.panel || problem.src_pitch() % plan.lanes == 0 ? 0 : kSplit;
   const double inputs = std::min(products.inputs, products.count);
   StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = (inputs * (depthwise(problem) ? load : load + 1) + products.taps) * vectors;
+  counts.loads = (inputs * (depthwise(problem) ? 1 : 2) + products.taps) * vectors;
+  counts.splits = inputs * split * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.stalls = inputs * vectors * pixel_stall(problem, plan, in_loop);
+  // Vector after vector: the chains of few positions overlap with those of the next, in part.
+  if (vectors > 1)
+    counts.stalls += kExposedChain * std::max(0.0, counts.chain * kFmaLatency * vectors -
+                                                       counts.fmas / kFmaPerCycle);
   return counts;
 }
 
@@ -251,12 +258,13 @@ void add_steps(StepCounts& counts, const StepCounts& more, double times) {
   counts.loads += times * more.loads;
   counts.chain += times * more.chain;
   counts.weight_bytes += times * more.weight_bytes;
+  counts.splits += times * more.splits;
   counts.stalls += times * more.stalls;
 }
 
 BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const double store = problem.dst_pitch() % plan.lanes == 0 ? 1 : kSplitLoad;
+  const double split = problem.dst_pitch() % plan.lanes == 0 ? 0 : kSplit;
   BodyCounts counts;
   static_cast<StepCounts&>(counts) = count_group_step(problem, plan, body, false);
   int weights = most_weights_at_once(body);
@@ -269,7 +277,7 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   const double positions = count_products(body).positions;
   counts.accumulators = static_cast<int>(positions * vectors);
   counts.registers = counts.accumulators + weights + (depthwise(problem) ? 1 : 2);
-  counts.stores = counts.accumulators * store;
+  counts.stores = counts.accumulators * (1 + split);
   if (plan.prefetch && problem.dst_pitch() * 4 >= 1024)
     counts.end_stalls = positions * kFarOutputPixel;
   return counts;
@@ -485,7 +493,8 @@ double memory_rate(const Target& target, double bytes) {
 }
 
 double step_cycles(const StepCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
-  const double fma_cycles = counts.fmas / kFmaPerCycle, load_cycles = counts.loads / kLoadsPerCycle;
+  const double fma_cycles = counts.fmas / kFmaPerCycle,
+               load_cycles = (counts.loads + counts.splits) / kLoadsPerCycle;
   // Near both limits the ports are not shared out perfectly.
   double cycles = std::max({fma_cycles, load_cycles, kPortSharing * (fma_cycles + load_cycles)});
   cycles = std::max(cycles, counts.chain * kFmaLatency);
@@ -499,9 +508,14 @@ double step_cycles(const StepCounts& counts, const Plan& plan, double weight_byt
 /// Steps of the reduction that a body's code spells out.
 double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
   if (plan.family == Family::reduction_lanes) return std::min(ic, 2.0);
-  // Group lanes have no loop over channels, and a second body for a partial tile.
-  if (plan.family == Family::group_lanes)
-    return problem.groups > plan.channels && problem.groups % plan.channels != 0 ? 2 * ic : ic;
+  // Group lanes have no loop over channels, and a second body, of fewer vectors, for a partial
+  // tile.
+  if (plan.family == Family::group_lanes) {
+    const double per_vector = groups_a_vector(problem, plan.lanes);
+    const double tail =
+        problem.groups > plan.channels ? static_cast<double>(problem.groups % plan.channels) : 0;
+    return ic * (1 + std::ceil(tail / per_vector) / (plan.channels / per_vector));
+  }
   return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
 }
 
@@ -521,7 +535,7 @@ double copied_pixels(const Plan& plan, const Tiling& tiling, const TileRun& run)
 double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
   const std::int64_t pitch = problem.src_pitch() * 4;
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplitLoad - 1;
+  const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplit;
   const double far = pitch < kFarPixelBytes ? 0
                      : pitch < 4096         ? kFarPanelPixel / 2
                                             : kFarPanelPixel;
@@ -592,7 +606,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
   if (problem.layout == Layout::nhwc || plan.tile_rows > 1)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
-  if (plan.panel && plan.family == Family::space_lanes) {
+  if (plan.panel && plan.family != Family::group_lanes) {
     // Once for all tiles of output channels.
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
     cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);

@@ -21,7 +21,6 @@ constexpr std::int64_t kMostImages = 16;
 constexpr std::int64_t kSmallRow = 8;        // positions; with more, a tile is of one image
 constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
-constexpr int kTapUnroll = 8;                // what a loop over more taps unrolls
 constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channels than fill vectors
 
 class Planner {
@@ -311,11 +310,13 @@ void Planner::add_group_lanes() {
 
 void Planner::add_tap_loops(Plan plan, int vectors) {
   plan.phases = Phases::one;
-  plan.tap_unroll = problem_.ic_per_group() == 1 ? kTapUnroll : kTapUnroll / 2;
-  if (innermost_.kernel < 2 * plan.tap_unroll * innermost_.stride) return;
-  for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
-       ++plan.positions)
-    if (!add_with_pixel_panel(plan)) break;
+  for (const int unroll : {4, 8}) {
+    if (innermost_.kernel < 2 * unroll * innermost_.stride) break;
+    plan.tap_unroll = unroll;
+    for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
+         ++plan.positions)
+      if (!add_with_pixel_panel(plan)) break;
+  }
 }
 
 /// Group lanes: as it is, and with a panel that fits the L1 cache. Whether they fit the registers.
