@@ -171,6 +171,10 @@ TEST(Lower, RefusesPlansThatDoNotFitTheLayer) {
   EXPECT_TRUE(refuses(first, "channel_lanes tile_rows=2"));
   EXPECT_TRUE(refuses(first, "space_lanes channels=4 tile_rows=2 panel=1"));
   EXPECT_TRUE(refuses(last, "group_lanes channels=1"));
+  EXPECT_TRUE(refuses(first, "tap_lanes channels=1 phases=one"));
+  EXPECT_TRUE(refuses(first, "tap_lanes channels=17 phases=all"));
+  EXPECT_TRUE(refuses(first, "tap_lanes channels=1 positions=33 phases=all"));
+  EXPECT_TRUE(refuses(last, "tap_lanes channels=1 phases=all"));
 
   Problem grouped = last;
   grouped.groups = 8;  // of 3 input and 5 output channels: three groups a vector
@@ -184,12 +188,13 @@ Plan arbitrary_plan(std::mt19937& random) {
     return *(values.begin() + static_cast<std::ptrdiff_t>(random() % values.size()));
   };
   Plan plan;
-  plan.family = static_cast<Family>(random() % 4);
+  plan.family = static_cast<Family>(random() % 5);
   plan.lanes = pick({16, 16, 16, 16, 16, 16, 16, 8});
   plan.phases = static_cast<Phases>(random() % 3);
   plan.channels = pick({1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 16, 17, 24, 32, 32, 48, 4096});
   plan.positions = pick({1, 1, 2, 3, 4, 6, 7, 14, 30, 4096});
   plan.ic_unroll = pick({1, 2, 3, 4, 8, 100, 4096});
+  plan.tap_unroll = pick({0, 0, 1, 2, 8, 4096});
   plan.rows_by_phase = random() % 2 == 0;
   plan.prefetch = random() % 2 == 0;
   plan.run = pick({1, 2, 3, 16, 4096});

@@ -31,8 +31,20 @@ void share_tiles_between_groups(PackedLayout& layout, std::int64_t vectors) {
   layout.oc_tile = layout.lanes * vectors;
 }
 
+/// Residues side by side: tap k is of row k / residues.
+void put_residues_into_lanes(PackedLayout& layout, std::int64_t residues, bool outer) {
+  layout.lanes = 8;
+  layout.residues = residues;
+  layout.residues_outer = outer;
+  for (std::int64_t k = 0; k < layout.kernel[2]; ++k) {
+    layout.residue.push_back(static_cast<std::int32_t>(k % residues));
+    layout.position[2][static_cast<std::size_t>(k)] = static_cast<std::int32_t>(k / residues);
+  }
+  layout.w_groups = {static_cast<std::int32_t>((layout.kernel[2] + residues - 1) / residues)};
+}
+
 /// Small layouts of every kind: odd tiles, shuffled taps, tap groups of mixed sizes, input channels
-/// in the lanes, groups that share a tile.
+/// in the lanes, groups that share a tile, residues in the lanes.
 PackedLayout random_layout(std::mt19937& random) {
   const auto below = [&](int limit) { return static_cast<std::int64_t>(random() % limit) + 1; };
   PackedLayout layout;
@@ -50,9 +62,10 @@ PackedLayout random_layout(std::mt19937& random) {
     layout.w_groups.push_back(static_cast<std::int32_t>(size));
     left -= size;
   }
-  const auto kind = random() % 3;
+  const auto kind = random() % 4;
   if (kind == 1) layout.ic_block = below(4) * 2;
   if (kind == 2) share_tiles_between_groups(layout, below(3));
+  if (kind == 3) put_residues_into_lanes(layout, below(5), random() % 2 == 0);
   return layout;
 }
 
@@ -96,7 +109,7 @@ TEST(PackedLayout, FillsItsPlacesWhenTilesAreFull) {
   std::mt19937 random(2);
   for (int round = 0; round < 50; ++round) {
     PackedLayout layout = random_layout(random);
-    if (layout.groups_a_tile > 1) continue;
+    if (layout.groups_a_tile > 1 || layout.residues > 0) continue;
     layout.oc = 3 * layout.oc_tile;
     layout.ic = 2 * layout.ic_block;
     EXPECT_EQ(layout.elements(), weight_count(layout));
@@ -164,6 +177,25 @@ TEST(PackedLayout, PutsSmallGroupsIntoOneTile) {
   EXPECT_EQ(layout.offset(4, 0, 0, 0, 0, 0), 32);
 }
 
+TEST(PackedLayout, PutsResiduesIntoLanes) {
+  PackedLayout layout;
+  layout.ic = 2;
+  layout.oc = 3;
+  layout.oc_tile = 2;
+  layout.kernel = {1, 1, 5};
+  layout.position = {identity(1), identity(1), identity(5)};
+  put_residues_into_lanes(layout, 3, false);
+  // [oc tile][ic][tap row][oc, residue], up to whole vectors of 8
+  EXPECT_EQ(layout.elements(), 2 * 2 * 2 * 8);
+  EXPECT_EQ(layout.offset(0, 0, 0, 0, 0, 2), 2);  // residue 2
+  EXPECT_EQ(layout.offset(0, 0, 1, 0, 0, 0), 3);
+  EXPECT_EQ(layout.offset(0, 0, 0, 0, 0, 3), 8);  // second row, residue 0
+  EXPECT_EQ(layout.offset(0, 1, 0, 0, 0, 0), 2 * 8);
+  EXPECT_EQ(layout.offset(0, 0, 2, 0, 0, 0), 2 * 2 * 8);
+  layout.residues_outer = true;
+  EXPECT_EQ(layout.offset(0, 0, 1, 0, 0, 2), 2 * 2 + 1);
+}
+
 TEST(PackWeights, PutsEachWeightAtItsOffsetAndZeroElsewhere) {
   std::mt19937 random(3);
   for (int round = 0; round < 100; ++round) {
@@ -190,7 +222,7 @@ TEST(PackedLayout, HashFollowsEveryField) {
   const PackedLayout layout = random_layout(random);
   EXPECT_EQ(layout.hash(), PackedLayout(layout).hash());
 
-  std::vector<PackedLayout> others(12, layout);
+  std::vector<PackedLayout> others(15, layout);
   others[0].groups++;
   others[1].ic++;
   others[2].oc++;
@@ -203,6 +235,9 @@ TEST(PackedLayout, HashFollowsEveryField) {
   others[9].groups_a_tile++;
   others[10].groups_a_vector++;
   others[11].lanes++;
+  others[12].residues++;
+  others[13].residues_outer = !layout.residues_outer;
+  others[14].residue.push_back(1);
   std::set<std::size_t> hashes{layout.hash()};
   for (const PackedLayout& other : others) {
     if (other == layout) continue;  // the swap of two equal fields

@@ -28,6 +28,12 @@ Border border_of(const Axis& axis) {
   return make_border(begin, end);
 }
 
+bool takes_panel(const Problem& problem, const Plan& plan) {
+  return plan.family == Family::space_lanes ||
+         (plan.family == Family::group_lanes && plan.phases != Phases::row) ||
+         (plan.family == Family::tap_lanes && problem.layout == Layout::nchw);
+}
+
 /// Draws layers and bends them towards a cell, since few land there by themselves: rows without a
 /// partial tile, say.
 class Search {
@@ -73,6 +79,7 @@ class Search {
     if (cell_.family == Family::reduction_lanes || cell_.family == Family::group_lanes) {
       problem.layout = Layout::nhwc;
     }
+    if (cell_.family == Family::tap_lanes) bend_stride(problem);
     if (!cell_.channel_tail) bend_channels(problem);
     if (!cell_.space_tail) bend_row(problem.axes[static_cast<std::size_t>(problem.rank - 1)]);
   }
@@ -87,6 +94,16 @@ class Search {
     } else if (cell_.family == Family::channel_lanes) {
       problem.out_channels = problem.groups * target_.lanes * between(1, 3);
     }
+  }
+
+  /// Few channels and a large stride, channels first: what tap lanes are chosen for.
+  void bend_stride(Problem& problem) {
+    problem.layout = Layout::nchw;
+    problem.src_channel_pitch = problem.dst_channel_pitch = 0;
+    Axis& axis = problem.axes[static_cast<std::size_t>(problem.rank - 1)];
+    axis.stride = between(4, 20);
+    axis.output = std::max<std::int64_t>(1, axis.full() - axis.crop_begin - between(0, 4));
+    axis.zero_tail = 0;
   }
 
   /// Every phase gets the same count of positions, a multiple of likely tile widths.
@@ -120,14 +137,19 @@ class Search {
                                                             : 1;
     if (cell_.phases == Phases::row) plan.phases = Phases::row;
     plan.positions = plan.phases == Phases::row ? 1 : between(1, plan.positions + 1);
-    plan.channels = unit * between(1, plan.channels / unit + 1);
-    if (plan.family == Family::channel_lanes || plan.family == Family::space_lanes) {
+    const bool all_channels = plan.family == Family::tap_lanes && problem.layout == Layout::nhwc;
+    if (!all_channels) plan.channels = unit * between(1, plan.channels / unit + 1);
+    if (plan.family == Family::tap_lanes) plan.channels = std::min(plan.channels, plan.lanes);
+    if (plan.family == Family::channel_lanes || plan.family == Family::space_lanes ||
+        plan.family == Family::tap_lanes) {
       plan.ic_unroll = between(1, 8);
     }
     plan.rows_by_phase = between(0, 1) == 0;
     plan.run = between(1, 16);
-    if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0) plan.images = between(2, 4);
-    plan.panel = plan.panel || (plan.family == Family::space_lanes && between(0, 1) == 0);
+    if (plan.family == Family::channel_lanes && !plan.panel && between(0, 2) == 0)
+      plan.images = between(2, 4);
+    if (groups && plan.phases == Phases::one) plan.tap_unroll = between(0, 3);
+    plan.panel = plan.panel || (takes_panel(problem, plan) && between(0, 1) == 0);
     plan.prefetch = !plan.panel && between(0, 3) == 0;
     if (plan.family == Family::space_lanes && !plan.panel && between(0, 1) == 0)
       plan.tile_rows = static_cast<int>(spatial_axes(problem)[1].stride) * between(1, 3);
@@ -206,8 +228,12 @@ std::vector<Cell> all_cells() {
     add(family, Phases::all, false);
     if (family != Family::space_lanes) add(family, Phases::row, false);
   }
-  add(Family::space_lanes, Phases::one, true);
-  add(Family::space_lanes, Phases::all, true);
+  add(Family::tap_lanes, Phases::all, false);
+  add(Family::tap_lanes, Phases::all, true);
+  for (const Family family : {Family::space_lanes, Family::group_lanes}) {
+    add(family, Phases::one, true);
+    add(family, Phases::all, true);
+  }
   return cells;
 }
 

@@ -24,7 +24,7 @@ namespace {
 Plan random_plan(std::mt19937& random) {
   const auto below = [&](unsigned count) { return static_cast<int>(random() % count); };
   Plan plan;
-  plan.family = static_cast<Family>(below(4));
+  plan.family = static_cast<Family>(below(5));
   plan.lanes = 1 + below(16);
   plan.phases = static_cast<Phases>(below(3));
   plan.channels = 1 + below(200);
@@ -60,7 +60,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
     Plan b = a;
     switch (random() % 12) {
       case 0:
-        b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 4);
+        b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 5);
         break;
       case 1:
         b.lanes += 1;
@@ -79,6 +79,9 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
         break;
       case 6:
         b.rows_by_phase = !a.rows_by_phase;
+        break;
+      case 9:
+        b.tap_unroll += 1;
         break;
       case 7:
         b.prefetch = !a.prefetch;
@@ -275,6 +278,9 @@ TEST(Planner, EachFamilyHasItsLayers) {
   layer.layout = Layout::nhwc;
   layer.out_channels = layer.groups = 64;
   EXPECT_EQ(chosen_family(conv_transpose2d(layer)), Family::group_lanes);
+  const ConvTranspose<1> inverse_stft{
+      .in_channels = 514, .out_channels = 1, .input = {163}, .kernel = {400}, .stride = {100}};
+  EXPECT_EQ(chosen_family(conv_transpose1d(inverse_stft)), Family::tap_lanes);
 }
 
 TEST(Planner, StrictRefusesWastedLanes) {

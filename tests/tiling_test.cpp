@@ -50,8 +50,9 @@ std::vector<std::int64_t> packed_order(const Axis& axis) {
 /// Walks a tiling as a kernel does and collects what it computes.
 class Walk {
  public:
-  Walk(const Axis& axis, const Tiling& tiling)
-      : axis_(axis), tiling_(tiling), order_(packed_order(axis)) {
+  /// `tap_rows`: made by make_tap_row_tiling(), whose places are of rows, not of taps.
+  Walk(const Axis& axis, const Tiling& tiling, bool tap_rows)
+      : axis_(axis), tiling_(tiling), tap_rows_(tap_rows), order_(packed_order(axis)) {
     for (const TileRun& run : tiling.runs) {
       const TileBody& body = tiling.bodies[static_cast<std::size_t>(run.body)];
       for (std::int64_t tile = 0; tile < run.tiles; ++tile) visit_tile(run, body, tile);
@@ -70,25 +71,44 @@ class Walk {
         const std::int64_t at = tile * tiling_.width + q;
         const std::int64_t o = run.output + at * axis_.stride + phase.r;
         computed_twice += outputs.count(o) != 0 ? 1 : 0;
-        std::set<Term>& terms = outputs[o];
-        for (const BodyTap& tap : phase.taps) {
-          const std::int64_t input = run.input + at - tap.shift;
-          const bool exists = input >= 0 && input < axis_.input;
-          wrong_existence += body.input_exists(q - tap.shift) != exists ? 1 : 0;
-          const auto place = static_cast<std::size_t>(run.group_begin + tap.place);
-          if (exists) terms.insert({order_.at(place), input});
-        }
+        visit_taps(run, {phase.taps, body.input_begin, body.input_end}, q, at, 0, outputs[o],
+                   phase);
+        if (body.loop.taps.empty()) continue;
+        for (std::int64_t trip = 0; trip < run.trips; ++trip)
+          visit_taps(run, body.loop, q, at, trip * tiling_.loop_taps, outputs[o], phase);
+        visit_taps(run, body.after, q, at, run.trips * tiling_.loop_taps, outputs[o], phase);
       }
+    }
+  }
+
+  [[nodiscard]] std::int64_t kernel_index(const TileRun& run, const BodyPhase& phase,
+                                          const BodyTap& tap, std::int64_t looped) const {
+    if (tap_rows_) return (tap.shift * axis_.stride + phase.r) / axis_.dilation;
+    return order_.at(
+        static_cast<std::size_t>(run.group_begin + run.first_tap + looped + tap.place));
+  }
+
+  /// `looped`: taps that the body's loop has gone through before.
+  void visit_taps(const TileRun& run, const TapBlock& block, std::int32_t q, std::int64_t at,
+                  std::int64_t looped, std::set<Term>& terms, const BodyPhase& phase) {
+    for (const BodyTap& tap : block.taps) {
+      const std::int32_t relative = q - tap.shift;
+      const std::int64_t input = run.input + at - tap.shift - looped * tiling_.tap_step;
+      const bool exists = input >= 0 && input < axis_.input;
+      const bool said = relative >= block.input_begin && relative < block.input_end;
+      wrong_existence += said != exists ? 1 : 0;
+      if (exists) terms.insert({kernel_index(run, phase, tap, looped), input});
     }
   }
 
   const Axis& axis_;
   const Tiling& tiling_;
+  bool tap_rows_;
   std::vector<std::int64_t> order_;
 };
 
-void expect_covers(const Axis& axis, const Tiling& tiling) {
-  const Walk walk(axis, tiling);
+void expect_covers(const Axis& axis, const Tiling& tiling, bool tap_rows = false) {
+  const Walk walk(axis, tiling, tap_rows);
   EXPECT_EQ(walk.computed_twice, 0);
   EXPECT_EQ(walk.wrong_existence, 0);
   const std::int64_t outputs = axis.output - axis.zero_tail;
@@ -115,23 +135,28 @@ void expect_economical(const Axis& axis, const Tiling& tiling, std::int64_t max_
     const TileRun &before = tiling.runs[r - 1], &run = tiling.runs[r];
     const std::int64_t step = before.tiles * tiling.width;
     const bool continues = before.body == run.body && before.group_begin == run.group_begin &&
+                           before.first_tap == run.first_tap && before.trips == run.trips &&
                            before.input + step == run.input &&
                            before.output + step * axis.stride == run.output;
     EXPECT_FALSE(continues && before.tiles + run.tiles <= max_run) << "runs " << r - 1 << ", " << r;
   }
 }
 
-void check_tiling(const Axis& axis, std::int32_t width, bool all_phases, std::int64_t max_run) {
+void check_tiling(const Axis& axis, std::int32_t width, bool all_phases, std::int64_t max_run,
+                  std::int32_t loop_taps = 0) {
   SCOPED_TRACE(axis_text(axis) + ", width " + std::to_string(width) +
                (all_phases ? ", all phases" : ", one phase") + ", runs up to " +
-               std::to_string(max_run));
-  const Tiling tiling = make_tiling(axis, make_phases(axis), width, all_phases, max_run);
+               std::to_string(max_run) + ", " + std::to_string(loop_taps) + " taps a trip");
+  const Tiling tiling = make_tiling(axis, make_phases(axis), width, all_phases, max_run, loop_taps);
   EXPECT_EQ(tiling.width, width);
   std::int64_t taps = 0;
   for (const std::int32_t group : tiling.tap_groups) taps += group;
   EXPECT_EQ(taps, axis.kernel);
   expect_covers(axis, tiling);
   expect_economical(axis, tiling, max_run);
+  const Tiling rows = make_tap_row_tiling(axis, make_phases(axis), width, max_run);
+  expect_covers(axis, rows, true);
+  expect_economical(axis, rows, max_run);
 }
 
 Axis random_axis(std::mt19937& random) {
@@ -158,6 +183,26 @@ TEST(Tiling, RandomAxesAgainstBruteForce) {
     check_tiling(axis, width, random() % 2 == 0, static_cast<std::int64_t>(1 + random() % 16));
   }
   std::cout << "seed " << sweep_seed() << ": " << count << " tilings\n";
+}
+
+TEST(Tiling, LoopsOverTapsAgainstBruteForce) {
+  std::mt19937 random(sweep_seed());
+  const int count = scaled(4'000);
+  for (int i = 0; i < count && !::testing::Test::HasFailure(); ++i) {
+    Axis axis = random_axis(random);
+    axis.kernel += static_cast<std::int64_t>(random() % 40);
+    axis.output = 1 + static_cast<std::int64_t>(random()) % (axis.full() + 9);
+    axis.zero_tail = std::min(axis.zero_tail, axis.output);
+    check_tiling(axis, static_cast<std::int32_t>(1 + random() % 16), false,
+                 static_cast<std::int64_t>(1 + random() % 16),
+                 static_cast<std::int32_t>(1 + random() % 9));
+  }
+}
+
+TEST(Tiling, LoopsOverTapsMakeBordersAlike) {
+  // Borders of 499 positions, each with its own count of taps: few bodies all the same.
+  const Axis axis{.input = 2'000, .kernel = 500, .stride = 1, .output = 2'499};
+  EXPECT_LE(make_tiling(axis, make_phases(axis), 8, false, 16, 8).bodies.size(), 8u);
 }
 
 TEST(Tiling, SmallAxesExhaustively) {

@@ -1,16 +1,15 @@
-// Channel lanes: a tile is `positions` outputs times `oc_vectors` vectors of output channels. For
-// each input channel and innermost tap the body loads the tap's weight vectors once, broadcasts
-// each input once, and multiplies. Loads per multiply-add: (positions + vectors) / (positions *
-// vectors).
+// Channel lanes: a tile is `positions` outputs times `channels` / lanes vectors of output channels,
+// reduced as lane_reduction.hpp says.
 //
 // Channels last, the accumulators are stored as they are. Channels first, a tile holds consecutive
 // outputs of a row (all phases) and is transposed in registers.
 
 #include <algorithm>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "compiler/lower/families.hpp"
+#include "compiler/lower/lane_reduction.hpp"
 #include "compiler/lower/products.hpp"
 #include "compiler/lower/transpose.hpp"
 
@@ -35,9 +34,6 @@ class ChannelLanes {
   Reg acc(std::size_t position, std::size_t v) const { return acc_[position * vectors() + v]; }
 
   void lower_body(const TileBody& body, int images);
-  void emit_channel(const TileBody& body, int unrolled, const Mem& src, const Mem& weights);
-  void prefetch_next_tile(int unrolled, Mem src);
-  void emit_products(const std::vector<Product>& products, const Mem& src, const Mem& weights);
   [[nodiscard]] std::size_t positions_of_image(std::size_t begin) const;
   void add_bias();
   void store_channels_last();
@@ -51,32 +47,23 @@ class ChannelLanes {
   Builder& builder_;
   Nest nest_;
   std::vector<Position> positions_;
-  std::vector<Product> products_;
   std::vector<Reg> acc_;
 };
 
 void ChannelLanes::lower_body(const TileBody& body, int images) {
   BodyProducts live = collect_products(body, spatial_axes(problem_)[2].stride, images);
   positions_ = std::move(live.positions);
-  products_ = std::move(live.products);
-  acc_.clear();
-  for (std::size_t i = 0; i < positions_.size() * vectors(); ++i) {
-    acc_.push_back(builder_.vector());
-    builder_.zero(acc_.back());
-  }
-  if (!products_.empty()) {
-    nest_.begin_taps();
-    for_input_channels(builder_, nest_.packed().ic, plan_.ic_unroll,
-                       [&](const Affine& ic, int count) {
-                         const Mem src{nest_.src_address(ic), kChannel, {}};
-                         const Mem weights{nest_.weights_address(ic, body.group_taps), 4, {}};
-                         for (int u = 0; u < count; ++u) {
-                           if (plan_.prefetch) prefetch_next_tile(u, src);
-                           emit_channel(body, u, src, weights);
-                         }
-                       });
-    nest_.end_taps();
-  }
+  std::vector<LaneProduct> products;
+  for (const Product& product : live.products)
+    for (std::size_t v = 0; v < vectors(); ++v)
+      products.push_back({product.position,
+                          v,
+                          static_cast<std::int32_t>(v),
+                          product.place,
+                          {product.image, product.input, {}},
+                          lane_bits(0, plan_.lanes, plan_.lanes)});
+  acc_ = LaneReduction(plan_, builder_, nest_, vectors())
+             .emit(positions_.size(), products, body.group_taps);
   add_bias();
   if (problem_.layout == Layout::nhwc) {
     store_channels_last();
@@ -84,103 +71,6 @@ void ChannelLanes::lower_body(const TileBody& body, int images) {
     store_channels_first();
   } else {
     store_scattered();
-  }
-}
-
-/// Channels first, each input channel is a stream of its own that the hardware prefetchers lose
-/// sight of between two tiles.
-void ChannelLanes::prefetch_next_tile(int unrolled, Mem src) {
-  src.delta[kChannel] = unrolled;
-  src.delta[kWidth] = nest_.tiling().width + plan_.lanes / 2;
-  builder_.prefetch(src, 1);
-}
-
-/// The products of one input channel, as many taps at a time as there are registers for their
-/// weights.
-void ChannelLanes::emit_channel(const TileBody& body, int unrolled, const Mem& src,
-                                const Mem& weights) {
-  Mem src_u = src;
-  src_u.delta[kChannel] = unrolled;
-  Mem weights_u = weights;
-  const auto tile = static_cast<std::int32_t>(nest_.packed().oc_tile);
-  weights_u.delta[4] = unrolled * body.group_taps * tile;
-  const int spare = (plan_.lanes == 16 ? 32 : 16) - 2 - static_cast<int>(acc_.size());
-  const std::size_t taps_at_once =
-      static_cast<std::size_t>(std::max(1, spare / static_cast<int>(vectors())));
-  std::vector<Product> chunk;
-  std::size_t taps = 0;
-  for (std::size_t i = 0; i < products_.size(); ++i) {
-    const bool new_tap = i == 0 || products_[i].place != products_[i - 1].place;
-    if (new_tap && taps++ == taps_at_once) {
-      emit_products(chunk, src_u, weights_u);
-      chunk.clear();
-      taps = 1;
-    }
-    chunk.push_back(products_[i]);
-  }
-  emit_products(chunk, src_u, weights_u);
-}
-
-/// `products` ascend by place. Weights used once stay in memory, the others are loaded first; then
-/// each input is broadcast once for all its products.
-void ChannelLanes::emit_products(const std::vector<Product>& products, const Mem& src,
-                                 const Mem& weights) {
-  const auto tile = static_cast<std::int32_t>(nest_.packed().oc_tile);
-  const auto weight_mem = [&](std::int32_t place, std::size_t v) {
-    Mem mem = weights;
-    mem.delta[4] += place * tile + static_cast<std::int32_t>(v) * plan_.lanes;
-    return mem;
-  };
-  std::vector<Reg> weight_regs(products.size() * vectors(),
-                               program::kNone);  // of the first product of a tap
-  std::vector<std::size_t> first_of_tap(products.size());
-  for (std::size_t i = 0; i < products.size(); ++i) {
-    const bool same = i > 0 && products[i].place == products[i - 1].place;
-    first_of_tap[i] = same ? first_of_tap[i - 1] : i;
-    const bool reused = i + 1 < products.size() && products[i + 1].place == products[i].place;
-    if (same || !reused) continue;
-    for (std::size_t v = 0; v < vectors(); ++v) {
-      weight_regs[i * vectors() + v] = builder_.vector();
-      builder_.load(weight_regs[i * vectors() + v], weight_mem(products[i].place, v));
-    }
-  }
-  std::vector<std::size_t> order(products.size());
-  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::tie(products[a].image, products[a].input) <
-           std::tie(products[b].image, products[b].input);
-  });
-  for (std::size_t begin = 0; begin < order.size();) {
-    const Product& only = products[order[begin]];
-    const auto is_same = [&](const Product& product) {
-      return product.image == only.image && product.input == only.input;
-    };
-    std::size_t end = begin;
-    while (end < order.size() && is_same(products[order[end]])) ++end;
-    Mem mem = src;
-    mem.delta[kBatch] = only.image;
-    mem.delta[kWidth] = only.input;
-    const Reg only_weight = weight_regs[first_of_tap[order[begin]] * vectors()];
-    if (end - begin == 1 && vectors() == 1 && only_weight != program::kNone) {
-      builder_.fma(acc(only.position, 0), only_weight, mem, program::Operand::broadcast_mem);
-      begin = end;
-      continue;
-    }
-    const Reg x = builder_.vector();
-    builder_.broadcast(x, mem);
-    for (std::size_t i = begin; i < end; ++i) {
-      const Product& product = products[order[i]];
-      for (std::size_t v = 0; v < vectors(); ++v) {
-        const Reg weight = weight_regs[first_of_tap[order[i]] * vectors() + v];
-        if (weight != program::kNone) {
-          builder_.fma(acc(product.position, v), x, weight);
-        } else {
-          builder_.fma(acc(product.position, v), x, weight_mem(product.place, v),
-                       program::Operand::vector_mem);
-        }
-      }
-    }
-    begin = end;
   }
 }
 
@@ -225,11 +115,7 @@ void ChannelLanes::store_vector(std::size_t v, std::int64_t channels) {
 
 /// A store to the plane of one channel of the tile; skipped in tiles without that channel.
 void ChannelLanes::store_channel(std::int64_t channel, const Mem& mem, Reg value, Reg mask) {
-  if (channel < nest_.sure_channels()) {
-    builder_.store(mem, value, mask);
-  } else if (channel < nest_.tile_channels()) {
-    nest_.when_full([&] { builder_.store(mem, value, mask); });
-  }
+  nest_.when_present(channel, [&] { builder_.store(mem, value, mask); });
 }
 
 /// Positions from `begin` on that belong to the same image.

@@ -19,6 +19,9 @@ void lower_reduction_lanes(const Problem& problem, const Plan& plan, Builder& bu
 /// Several small groups in the lanes. group_lanes.cpp
 void lower_group_lanes(const Problem& problem, const Plan& plan, Builder& builder);
 
+/// Consecutive outputs within one stride in the lanes, input broadcast. tap_lanes.cpp
+void lower_tap_lanes(const Problem& problem, const Plan& plan, Builder& builder);
+
 /// A stage that stores the zeros of `zero_tail`; nothing if there are none. zero_tail.cpp
 void lower_zero_tail(const Problem& problem, const Plan& plan, Builder& builder);
 

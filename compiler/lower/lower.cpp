@@ -52,6 +52,15 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
       return plan.channels % per_vector == 0
                  ? ""
                  : "group_lanes needs channels to be a multiple of " + std::to_string(per_vector);
+    case Family::tap_lanes:
+      if (plan.phases != Phases::all) return "tap_lanes needs phases=all";
+      if (plan.channels > plan.lanes) return "tap_lanes needs channels up to lanes";
+      if (plan.positions > 2 * plan.lanes) return "tap_lanes needs positions up to 2 * lanes";
+      if (spatial_axes(problem)[2].stride * plan.channels > kMaxTapLanes)
+        return "tap_lanes needs stride * channels up to " + std::to_string(kMaxTapLanes);
+      return channels_first || has_contiguous_rows(problem, plan)
+                 ? ""
+                 : "tap_lanes needs output rows without gaps, and all their channels a tile";
   }
   return "unknown family";
 }
@@ -103,6 +112,9 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
       break;
     case Family::group_lanes:
       lowering::lower_group_lanes(problem, plan, builder);
+      break;
+    case Family::tap_lanes:
+      lowering::lower_tap_lanes(problem, plan, builder);
       break;
   }
   lowering::lower_zero_tail(problem, plan, builder);

@@ -71,11 +71,6 @@ void sort_rows_by_output(std::vector<std::int32_t>& table) {
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = rows[i / kRowColumns][i % kRowColumns];
 }
 
-bool has_zero_tail(const Problem& problem) {
-  return std::any_of(problem.axes.begin(), problem.axes.end(),
-                     [](const Axis& axis) { return axis.zero_tail != 0; });
-}
-
 /// Channels between a panel's copy and its prefetch.
 constexpr std::int32_t kChannelsAhead = 4;
 
@@ -105,9 +100,8 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       panel_(plan.panel),
       lanes_(plan.lanes),
       images_(plan.images) {
-  contiguous_rows_ = plan.family == Family::reduction_lanes && plan.phases == Phases::all &&
-                     problem.groups == 1 && problem.out_channels == packed_.oc_tile &&
-                     problem.dst_pitch() == problem.out_channels && !has_zero_tail(problem);
+  contiguous_rows_ = (plan.family == Family::reduction_lanes || plan.family == Family::tap_lanes) &&
+                     has_contiguous_rows(problem, plan);
   if (plan.phases == Phases::row) outer_count_ = kMaxRank;
   for (std::size_t a = 0; a < outer_count_; ++a)
     outer_[a] = a == 1 && plan.tile_rows > 1
@@ -196,7 +190,7 @@ void Nest::declare_buffers() {
   dst_ = builder_.buffer(dst);
   Buffer weights = make_vector(BufferKind::weights, "weights", 0);
   weights.axes = 5;
-  const std::int64_t inner = packed_.kernel[2] * packed_.padded_ic() * packed_.oc_tile;
+  const std::int64_t inner = packed_.w_taps() * packed_.padded_ic() * packed_.tile_lanes();
   weights.extent = {packed_.group_blocks(), packed_.oc_tiles(), packed_.kernel[0],
                     packed_.kernel[1], inner};
   weights.stride[4] = 1;
@@ -551,9 +545,9 @@ AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps)
   const Affine first_tap = outer_count_ == kMaxRank ? outer_[2].tap : run_group_;
   return builder_.address(weights_,
                           {group_, oc_tile_, outer_[0].tap, outer_[1].tap,
-                           first_tap * (packed_.padded_ic() * packed_.oc_tile) +
-                               (run_tap_ + looped_taps_) * packed_.oc_tile +
-                               ic_block * (group_taps * packed_.oc_tile * packed_.ic_block)});
+                           first_tap * (packed_.padded_ic() * packed_.tile_lanes()) +
+                               (run_tap_ + looped_taps_) * packed_.tile_lanes() +
+                               ic_block * (group_taps * packed_.tile_lanes() * packed_.ic_block)});
 }
 
 Affine Nest::first_channel() const {

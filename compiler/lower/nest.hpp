@@ -132,6 +132,15 @@ class Nest {
     when_full([&] { emit(tile_channels()); });
     when_partial([&] { emit(sure_channels()); });
   }
+  /// Emits for the tiles that have the `channel`-th channel.
+  template <class Emit>
+  void when_present(std::int64_t channel, Emit&& emit) {
+    if (channel < sure_channels()) {
+      emit();
+    } else if (channel < tile_channels()) {
+      when_full(emit);
+    }
+  }
   /// `d` = bias of channels [first, first + lanes) of the tile, 0 past the last.
   void load_bias(Reg d, std::int64_t first, int lanes);
 

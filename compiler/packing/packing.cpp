@@ -47,15 +47,22 @@ std::vector<TapPlace> tap_places(const PackedLayout& layout) {
         const std::array<std::int64_t, kMaxRank> tap{kd, kh, kw};
         const auto innermost = static_cast<std::size_t>(tap[layout.axis_order[2]]);
         const std::int64_t size = find_group(layout.w_groups, layout.position[2][innermost]).size;
-        places.push_back({offset, size * layout.oc_tile * layout.ic_block});
+        places.push_back({offset, size * layout.tile_lanes() * layout.ic_block});
       }
     }
   }
   return places;
 }
 
-/// Place of (group, oc) within its tile, in units of ic_block.
-std::int64_t lane_of(const PackedLayout& layout, std::int64_t group, std::int64_t oc) {
+/// Place of (group, oc, tap of the packed w axis) within its tile, in units of ic_block.
+std::int64_t lane_of(const PackedLayout& layout, std::int64_t group, std::int64_t oc,
+                     std::int64_t innermost_tap) {
+  if (layout.residues > 0) {
+    const std::int64_t residue = layout.residue[static_cast<std::size_t>(innermost_tap)];
+    const std::int64_t channel = oc % layout.oc_tile;
+    return layout.residues_outer ? residue * layout.oc_tile + channel
+                                 : channel * layout.residues + residue;
+  }
   if (layout.groups_a_tile == 1) return oc % layout.oc_tile;
   const std::int64_t within = group % layout.groups_a_tile;
   return within / layout.groups_a_vector * layout.lanes +
@@ -65,7 +72,8 @@ std::int64_t lane_of(const PackedLayout& layout, std::int64_t group, std::int64_
 }  // namespace
 
 std::int64_t PackedLayout::elements() const {
-  return group_blocks() * oc_tiles() * kernel[0] * kernel[1] * kernel[2] * padded_ic() * oc_tile;
+  return group_blocks() * oc_tiles() * kernel[0] * kernel[1] * w_taps() * padded_ic() *
+         tile_lanes();
 }
 
 std::int64_t PackedLayout::offset(std::int64_t group, std::int64_t ic_index, std::int64_t oc_index,
@@ -80,17 +88,18 @@ std::int64_t PackedLayout::offset(std::int64_t group, std::int64_t ic_index, std
   place = place * kernel[0] + place_of(0);
   place = place * kernel[1] + place_of(1);
   // Tap groups differ in size, so from here on count weights, not equal blocks.
-  place = (place * kernel[2] + w.first) * (padded_ic() / ic_block);
+  place = (place * w_taps() + w.first) * (padded_ic() / ic_block);
   place += ic_index / ic_block * w.size + w.within;
-  place = place * oc_tile + lane_of(*this, group, oc_index);
+  place = place * tile_lanes() + lane_of(*this, group, oc_index, tap[axis_order[2]]);
   return place * ic_block + ic_index % ic_block;
 }
 
 std::size_t PackedLayout::hash() const {
   std::size_t h = 0x636f6e7674706b31u;  // changes when the packed order does
-  for (const std::int64_t field :
-       {groups, ic, oc, oc_tile, ic_block, groups_a_tile, groups_a_vector, lanes})
+  for (const std::int64_t field : {groups, ic, oc, oc_tile, ic_block, groups_a_tile,
+                                   groups_a_vector, lanes, residues, std::int64_t{residues_outer}})
     h = mix(h, field);
+  for (const std::int32_t r : residue) h = mix(h, r);
   for (std::size_t axis = 0; axis < kernel.size(); ++axis) {
     h = mix(h, kernel[axis]);
     h = mix(h, static_cast<std::int64_t>(axis_order[axis]));

@@ -8,16 +8,19 @@
 // Families that put something else in the lanes refine the last two: input channels in the lanes
 // (ic_block > 1) order a tile as [ic block][tap w][oc][ic within its block]; several small groups
 // in one tile (groups_a_tile > 1) make [group block] of the group and put (group within, oc) in the
-// lanes.
+// lanes; residues of the stride in the lanes (residues > 0) make [tap row] of the tap of w and put
+// (oc, residue) or (residue, oc) in the lanes, up to whole vectors.
 //
 // The taps of an axis are ordered by phase (see compiler/problem/phases.hpp), so that the taps of
-// one phase are consecutive. A tap group is the set of w taps that one micro-kernel body multiplies
-// for each input channel. Places past the last channel hold 0.
+// one phase are consecutive. A tap group is the set of w taps (or tap rows) that one micro-kernel
+// body multiplies for each input channel. Places past the last channel hold 0, and so do residues
+// that a tap row does not have.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include <convt/problem.hpp>
@@ -33,13 +36,19 @@ struct PackedLayout {
   std::int64_t ic_block = 1;       ///< input channels side by side
   std::int64_t groups_a_tile = 1;  ///< small groups that share a tile
   std::int64_t groups_a_vector = 1;  ///< of those, in each vector of `lanes`
-  std::int64_t lanes = 16;           ///< of a vector; only matters with groups_a_tile > 1
-  std::array<std::int64_t, kMaxRank> kernel{1, 1, 1};  ///< in packed order (leading ones for lower ranks)
-  /// position[a][k]: place of tap k in the phase-sorted order of packed axis a.
+  std::int64_t lanes = 16;    ///< of a vector; only matters with groups_a_tile > 1 or residues > 0
+  std::int64_t residues = 0;  ///< of the stride of w, side by side in a tile; 0: taps are apart
+  bool residues_outer = false;        ///< channels of a residue side by side, not the reverse
+  std::vector<std::int32_t> residue;  ///< of tap k of w, with residues > 0
+  std::array<std::int64_t, kMaxRank> kernel{1, 1,
+                                            1};  ///< in packed order (leading ones for lower ranks)
+  /// position[a][k]: place of tap k in the phase-sorted order of packed axis a; with residues > 0,
+  /// of tap k's row in w.
   std::array<std::vector<std::int32_t>, kMaxRank> position;
   /// Which of d, h, w of the canonical weights the packed order has at each of its three places.
   std::array<std::size_t, kMaxRank> axis_order{0, 1, 2};
-  /// Sizes of the tap groups of w, in packed order; they sum to kernel[2].
+  /// Sizes of the tap groups of w, in packed order; they sum to kernel[2] or the number of tap
+  /// rows.
   std::vector<std::int32_t> w_groups;
 
   bool operator==(const PackedLayout&) const = default;
@@ -49,6 +58,14 @@ struct PackedLayout {
     return (groups + groups_a_tile - 1) / groups_a_tile;
   }
   [[nodiscard]] std::int64_t padded_ic() const { return (ic + ic_block - 1) / ic_block * ic_block; }
+  /// Taps of w that stand apart.
+  [[nodiscard]] std::int64_t w_taps() const {
+    return std::accumulate(w_groups.begin(), w_groups.end(), std::int64_t{0});
+  }
+  /// Elements of a tile for each input channel and tap of w that stands apart.
+  [[nodiscard]] std::int64_t tile_lanes() const {
+    return residues == 0 ? oc_tile : (oc_tile * residues + lanes - 1) / lanes * lanes;
+  }
   [[nodiscard]] std::int64_t elements() const;
   /// Element index of weight (group, ic, oc, kd, kh, kw) of the canonical order; ic and oc count
   /// within the group.

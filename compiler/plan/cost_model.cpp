@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <vector>
 
 #include "compiler/plan/geometry.hpp"
 #include "compiler/problem/phases.hpp"
@@ -12,10 +14,11 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
-constexpr double kSplitLoad = 1.9;   // unaligned vectors mostly straddle two cache lines
-constexpr double kLoopCycles = 1.5;  // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 12;   // pointers and counters of one tile
-constexpr double kItemCycles = 40;   // scalars of one work item
+constexpr double kSplitLoad = 1.9;           // unaligned vectors mostly straddle two cache lines
+constexpr double kPermutedInputLoads = 1.5;  // a load and a permute, in loads
+constexpr double kLoopCycles = 1.5;          // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 12;           // pointers and counters of one tile
+constexpr double kItemCycles = 40;           // scalars of one work item
 constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
@@ -30,18 +33,19 @@ constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
 constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one into a panel
 constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
 constexpr double kSquareCycles = 55;  // transposing lanes x lanes elements from memory to memory
-constexpr double kBytesPerInstruction = 8.5;
+constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 // What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
 // several rows: they have few other loads to wait for.
 constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
 
-/// Instruction counts of one reduction step.
+/// Counts of one reduction step.
 struct StepCounts {
   double fmas = 0, loads = 0, chain = 0, weight_bytes = 0;
   double stalls = 0;  ///< cycles beyond all that
+  double passes = 1;  ///< reductions of a tile, one after the other
 };
 
-/// ... of a body, and of its end.
+/// Counts of a body: of one reduction step, and of its end.
 struct BodyCounts : StepCounts {
   double extra_slots = 0;  ///< of `loads`: not instructions of their own
   StepCounts trip;         ///< of a loop over taps in the step
@@ -218,7 +222,7 @@ double distinct_sets(std::int64_t pitch_bytes) {
 /// Of the load of a vector of one pixel.
 double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
   const std::int64_t pitch = problem.src_pitch() * 4;
-  if (plan.panel || pitch < 2048) return 0;
+  if (plan.panel || pitch < kFarPixelBytes) return 0;
   const Axis axis = spatial_axes(problem)[2];
   const double window =
       static_cast<double>((axis.kernel - 1) * axis.dilation / axis.stride + plan.positions);
@@ -273,6 +277,76 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   return counts;
 }
 
+/// A vector of a tile of tap lanes: its tap rows, and the first and last shift of their first taps.
+struct TapVector {
+  std::size_t rows = 0;
+  std::int32_t first_shift = std::numeric_limits<std::int32_t>::max();
+  std::int32_t last_shift = 0;
+};
+
+/// Those that have taps.
+std::vector<TapVector> find_tap_vectors(const Problem& problem, const Plan& plan,
+                                        const TileBody& body) {
+  const auto stride = static_cast<std::int32_t>(body.phases.size());
+  const bool residues_outer = problem.layout == Layout::nhwc;
+  const std::int32_t lanes = stride * plan.channels;
+  std::vector<TapVector> vectors(static_cast<std::size_t>((lanes + plan.lanes - 1) / plan.lanes));
+  for (std::int32_t lane = 0; lane < lanes; ++lane) {
+    const std::int32_t r = residues_outer ? lane / plan.channels : lane % stride;
+    const std::vector<BodyTap>& taps = body.phases[static_cast<std::size_t>(r)].taps;
+    if (taps.empty()) continue;
+    TapVector& vector = vectors[static_cast<std::size_t>(lane / plan.lanes)];
+    vector.rows = std::max(vector.rows, taps.size());
+    vector.first_shift = std::min(vector.first_shift, taps[0].shift);
+    vector.last_shift = std::max(vector.last_shift, taps[0].shift);
+  }
+  std::erase_if(vectors, [](const TapVector& vector) { return vector.rows == 0; });
+  return vectors;
+}
+
+/// Stores of one position of a tile. Channels first, a vector goes to the row of each channel that
+/// it holds lanes of.
+double stored_pieces(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const auto stride = static_cast<std::int64_t>(body.phases.size());
+  double pieces = std::ceil(static_cast<double>(stride * plan.channels) / plan.lanes);
+  if (problem.layout == Layout::nhwc) return pieces;
+  for (std::int64_t c = 1; c < plan.channels; ++c) pieces += c * stride % plan.lanes != 0 ? 1 : 0;
+  return pieces;
+}
+
+BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+  const std::vector<TapVector> tap_vectors = find_tap_vectors(problem, plan, body);
+  const auto all_vectors = static_cast<double>(tap_vectors.size());
+  const double inputs = std::max(0, body.input_end - body.input_begin);
+  const double positions = std::min<double>(plan.positions, inputs);
+  BodyCounts counts;
+  counts.passes = std::max(1.0, std::ceil(all_vectors / vectors_at_once(plan)));
+  const double vectors = std::ceil(all_vectors / counts.passes);
+  counts.accumulators = static_cast<int>(plan.positions * vectors);
+  counts.registers = counts.accumulators + static_cast<int>(vectors) + 2;
+  double rows = 0;
+  bool permutes = false;
+  for (const TapVector& vector : tap_vectors) {
+    const auto vector_rows = static_cast<double>(vector.rows);
+    const double spread = vector.last_shift - vector.first_shift;
+    const bool permuted = spread > 0 && spread < plan.lanes && problem.layout == Layout::nchw;
+    const double products = permuted ? 1 : spread + 1;
+    counts.fmas += positions * vector_rows * products;
+    counts.loads += vector_rows + (permuted ? positions * vector_rows * kPermutedInputLoads : 0);
+    rows = std::max(rows, vector_rows);
+    permutes = permutes || permuted;
+  }
+  if (permutes) counts.registers += 3;
+  counts.weight_bytes = all_vectors * rows * plan.lanes * 4;
+  counts.chain = rows * counts.passes;
+  const double rows_at_once =
+      std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
+  counts.loads += counts.passes * std::ceil(rows / rows_at_once) *
+                  std::min(inputs, positions + rows_at_once - 1);
+  counts.stores = plan.positions * stored_pieces(problem, plan, body) * 1.7;
+  return counts;
+}
+
 BodyCounts count_body(const Problem& problem, const Target& target, const Plan& plan,
                       const Products& rows, const TileBody& body) {
   switch (plan.family) {
@@ -285,6 +359,8 @@ BodyCounts count_body(const Problem& problem, const Target& target, const Plan& 
       return count_reduction_lanes(problem, plan, body);
     case Family::group_lanes:
       return count_group_lanes(problem, plan, body);
+    case Family::tap_lanes:
+      return count_tap_lanes(problem, plan, body);
   }
   return {};
 }
@@ -339,6 +415,7 @@ double weight_block_bytes(const Problem& problem, const Plan& plan) {
 /// What a plan's accesses to channels-first tensors cost beyond their instructions.
 struct PlaneCosts {
   double input_step = 0;  ///< a reduction step
+  double next_pass = 0;   ///< and each pass but the first
   double store = 0;       ///< each store
   double panel_line = 0;  ///< each line copied into a panel
 };
@@ -375,9 +452,16 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
                          (plane % 4096 == 0 && problem.ic_per_group() >= 16);
   const bool far_output = problem.output_spatial() * problem.out_channels * 4 > near_bytes;
   const bool space = plan.family == Family::space_lanes;
-  const double lines = space ? plan.positions : 1;
+  const bool taps = plan.family == Family::tap_lanes;
+  const bool long_rows = space || taps;
+  const double lines = space  ? plan.positions
+                       : taps ? 1 + static_cast<double>(plan.positions - 1) / plan.lanes
+                              : 1;
   const double panel_bytes = tap_rows_a_row(problem) * static_cast<double>(problem.ic_per_group()) *
                              plan.run * tile_width(plan) * 4;
+  const double rows_bytes = static_cast<double>(problem.ic_per_group()) * lines * kLineBytes;
+  if (rows_bytes > 0.25 * static_cast<double>(target.l1_bytes))  // weights pass through it too
+    costs.next_pass = lines * kL2InputLine;
   if (!plan.panel) {
     costs.input_step = lines * (far_input ? kFarInputLine : kL2InputLine);
   } else if (panel_bytes > 0.6 * static_cast<double>(target.l1_bytes)) {
@@ -390,8 +474,8 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
     costs.input_step = 0;  // the tile's next rows find their lines in L1
   const bool cached_output =
       problem.output_spatial() * problem.out_channels * 4 < target.l3_bytes / 2;
-  if (far_output && !space) costs.store = kFarScatteredStore;
-  if (far_output && space) costs.store = single_pass && cached_output ? kL3Store : kFarStore;
+  if (far_output && !long_rows) costs.store = kFarScatteredStore;
+  if (far_output && long_rows) costs.store = single_pass && cached_output ? kL3Store : kFarStore;
   if (plan.panel) costs.panel_line = far_input ? kFarPanelLine : kPanelLine;
   return costs;
 }
@@ -417,7 +501,7 @@ double step_cycles(const StepCounts& counts, const Plan& plan, double weight_byt
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
   const double exposed = weight_bytes_per_cycle < kL2BytesPerCycle ? 0.3 : 0;
   cycles = std::max(cycles, streaming) + exposed * std::min(cycles, streaming);
-  return cycles + counts.stalls + kLoopCycles / plan.ic_unroll;
+  return cycles + counts.stalls + counts.passes * kLoopCycles / plan.ic_unroll;
 }
 
 /// Steps of the reduction that a body's code spells out.
@@ -446,7 +530,9 @@ double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
   const std::int64_t pitch = problem.src_pitch() * 4;
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
   const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplitLoad - 1;
-  const double far = pitch < 2048 ? 0 : pitch < 4096 ? kFarPanelPixel / 2 : kFarPanelPixel;
+  const double far = pitch < kFarPixelBytes ? 0
+                     : pitch < 4096         ? kFarPanelPixel / 2
+                                            : kFarPanelPixel;
   return kLoopCycles + vectors * (kPanelPixel / 2 + split + far);
 }
 
@@ -496,10 +582,11 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                          counts.end_stalls + counts.stores * planes.store;
       const double overhead =
-          kLoopCycles * (2 + trips);  // of the loop over tap rows, and over taps
+          kLoopCycles * (2 * counts.passes + trips);  // of the loop over tap rows, and over taps
       cost.cycles +=
           rows.tap_rows * tiles *
-          (ic * (step_cycles(step, plan, weight_rate) + planes.input_step * rows.products.count) +
+          (ic * (step_cycles(step, plan, weight_rate) + planes.input_step * rows.products.count +
+                 (counts.passes - 1) * planes.next_pass) +
            overhead);
       cost.cycles += rows.tiles * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
       if (plan.panel && plan.family == Family::group_lanes)

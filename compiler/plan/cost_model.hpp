@@ -42,4 +42,7 @@ double roofline_cycles(const Problem& problem, const Target& target);
 /// Cycles a microsecond that predictions assume; only ratios of predictions matter to the planner.
 inline constexpr double kCyclesPerMicrosecond = 4000;
 
+/// Channels last, pixels so far apart cost address translation and share cache sets.
+inline constexpr std::int64_t kFarPixelBytes = 2048;
+
 }  // namespace convt

@@ -74,6 +74,31 @@ std::int32_t loop_taps_of(const Plan& plan) {
   return plan.family == Family::group_lanes && plan.phases == Phases::one ? plan.tap_unroll : 0;
 }
 
+Tiling tile_innermost(const Axis& axis, const Plan& plan, std::int64_t max_run) {
+  const std::vector<Phase> phases = make_phases(axis);
+  if (plan.family == Family::tap_lanes)
+    return make_tap_row_tiling(axis, phases, tile_width(plan), max_run);
+  return make_tiling(axis, phases, tile_width(plan), plan.phases == Phases::all, max_run,
+                     loop_taps_of(plan));
+}
+
+/// Residues of w in the lanes: the n-th taps of all phases stand side by side.
+void set_tap_rows(PackedLayout& layout, const Problem& problem) {
+  const Axis axis = spatial_axes(problem)[2];
+  const std::vector<Phase> phases = make_phases(axis);
+  layout.residues = axis.stride;
+  layout.residues_outer = problem.layout == Layout::nhwc;
+  layout.residue.resize(static_cast<std::size_t>(axis.kernel));
+  for (const Phase& phase : phases) {
+    for (std::size_t t = 0; t < phase.taps.size(); ++t) {
+      const auto k = static_cast<std::size_t>(phase.taps[t].k);
+      layout.residue[k] = static_cast<std::int32_t>(phase.r);
+      layout.position[2][k] = static_cast<std::int32_t>(t);
+    }
+  }
+  layout.w_groups = {tap_row_count(phases)};
+}
+
 }  // namespace
 
 std::int64_t largest_prime_factor(std::int64_t count) {
@@ -114,10 +139,10 @@ Problem compute_problem(const Problem& problem, const Plan& plan) {
   staged.rank = kMaxRank;
   for (std::size_t a = 0; a < kMaxRank; ++a) staged.axes[a] = axes[order[a]];
   staged.layout = plan.staging.layout;
-  // Channels last, every pixel begins a vector.
+  // Channels last, every pixel begins a vector, unless there are few channels.
   const auto pitch = [&](std::int64_t channels) {
-    return staged.layout == Layout::nchw ? 0
-                                         : (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
+    const std::int64_t whole = (channels + plan.lanes - 1) / plan.lanes * plan.lanes;
+    return staged.layout == Layout::nchw || 4 * channels < 3 * whole ? channels : whole;
   };
   staged.src_channel_pitch = pitch(problem.in_channels);
   staged.dst_channel_pitch = pitch(problem.out_channels);
@@ -154,6 +179,20 @@ int groups_a_vector(const Problem& problem, int lanes) {
   return static_cast<int>(std::max<std::int64_t>(1, lanes / widest));
 }
 
+bool has_contiguous_rows(const Problem& problem, const Plan& plan) {
+  const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),
+                                     [](const Axis& axis) { return axis.zero_tail != 0; });
+  return problem.layout == Layout::nhwc && plan.phases == Phases::all && problem.groups == 1 &&
+         problem.out_channels == plan.channels && problem.dst_pitch() == problem.out_channels &&
+         !zero_tail;
+}
+
+int vectors_at_once(const Plan& plan) {
+  // Accumulators, the weights of one tap row, an input; without mask registers, masks.
+  const int registers = plan.lanes == 16 ? 30 : 11;
+  return std::max(1, registers / (plan.positions + 1));
+}
+
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
@@ -161,8 +200,7 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   const std::int64_t tiles = axis.output / (axis.stride * width);
   const std::int64_t run =
       plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
-  Tiling tiling = make_tiling(axis, make_phases(axis), width, plan.phases == Phases::all, run,
-                              loop_taps_of(plan));
+  Tiling tiling = tile_innermost(axis, plan, run);
   if (plan.family == Family::group_lanes) {
     // The runs of all phases that write to one place, one after the other.
     std::stable_sort(tiling.runs.begin(), tiling.runs.end(),
@@ -174,8 +212,7 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_single_tiling();
   const Axis axis = spatial_axes(problem)[2];
-  return make_tiling(axis, make_phases(axis), tile_width(plan), plan.phases == Phases::all, kUncut,
-                     loop_taps_of(plan));
+  return tile_innermost(axis, plan, kUncut);
 }
 
 Tiling make_row_tiling(const Problem& problem, const Plan& plan) {
@@ -211,6 +248,10 @@ PackedLayout make_compute_layout(const Problem& problem, const Plan& plan) {
   for (std::size_t a = 0; a < kMaxRank; ++a) {
     layout.kernel[a] = axes[a].kernel;
     layout.position[a] = phase_sorted_places(axes[a]);
+  }
+  if (plan.family == Family::tap_lanes) {
+    set_tap_rows(layout, problem);
+    return layout;
   }
   switch (plan.phases) {
     case Phases::row:

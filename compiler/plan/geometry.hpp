@@ -49,6 +49,16 @@ int interleave_registers(std::int64_t phases);
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);
 
+/// Tap lanes of a tile.
+inline constexpr std::int64_t kMaxTapLanes = 2048;
+
+/// Tap lanes: vectors that a tile accumulates at a time, as many as the registers hold.
+int vectors_at_once(const Plan& plan);
+
+/// Channels last, dense, all output channels in one tile: consecutive outputs of a row are
+/// contiguous whatever their channel.
+bool has_contiguous_rows(const Problem& problem, const Plan& plan);
+
 /// The plan's tiling of the innermost axis. Phases::row has one tile of one output, repeated for
 /// each.
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan);

@@ -9,8 +9,8 @@
 namespace convt {
 namespace {
 
-constexpr std::array<const char*, 4> kFamilies{"channel_lanes", "space_lanes", "reduction_lanes",
-                                               "group_lanes"};
+constexpr std::array<const char*, 5> kFamilies{"channel_lanes", "space_lanes", "reduction_lanes",
+                                               "group_lanes", "tap_lanes"};
 constexpr std::array<const char*, 3> kPhases{"one", "all", "row"};
 
 struct IntField {

@@ -21,6 +21,7 @@ enum class Family : std::uint8_t {
   reduction_lanes,  ///< input channels in the lanes, summed at the end: few output channels,
                     ///< channels last
   group_lanes,  ///< several small groups in the lanes (depthwise: one channel each), channels last
+  tap_lanes,    ///< consecutive outputs within one stride in the lanes, input broadcast
 };
 
 /// How a tile covers the innermost axis (see tiling.hpp).
@@ -49,8 +50,7 @@ struct Plan {
   Phases phases = Phases::one;
   /// Output channels a tile; channel lanes: a multiple of lanes; group lanes: groups a tile.
   int channels = 16;
-  int positions =
-      1;  ///< channel lanes: positions q a tile; space lanes: vectors of positions a tile
+  int positions = 1;  ///< positions q a tile; space lanes: vectors of positions a tile
   int ic_unroll = 1;  ///< input channels a trip of the innermost loop
   /// Group lanes, Phases::one: innermost taps a trip of a loop over them; 0: bodies spell them out.
   int tap_unroll = 0;

@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
@@ -21,6 +22,7 @@ constexpr std::int64_t kSmallRow = 8;        // positions; with more, a tile is 
 constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
 constexpr int kTapUnroll = 8;                // what a loop over more taps unrolls
+constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channels than fill vectors
 
 class Planner {
  public:
@@ -37,6 +39,7 @@ class Planner {
 
   std::vector<PlanReport::Candidate> candidates() {
     add_channel_lanes();
+    add_tap_lanes();
     if (problem_.layout == Layout::nchw) add_space_lanes();
     if (problem_.layout == Layout::nhwc) {
       add_reduction_lanes();
@@ -59,10 +62,12 @@ class Planner {
   void add_reduction_lanes();
   void add_group_lanes();
   void add_tap_loops(Plan plan, int vectors);
-  void add_with_pixel_panel(Plan plan);
+  bool add_with_pixel_panel(Plan plan);
   [[nodiscard]] std::int64_t tap_rows() const;
+  void add_tap_lanes();
+  [[nodiscard]] std::vector<int> tap_lanes_channels() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
-  void add(Plan plan);
+  bool add(Plan plan);
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int panel_run(const Plan& plan) const;
   [[nodiscard]] std::int64_t reach() const;
@@ -72,6 +77,11 @@ class Planner {
     return problem_.ic_per_group() * problem_.kernel_volume() * plan.channels * 4;
   }
   [[nodiscard]] int choose_most_images() const;
+  /// Taps of w that a body unrolls.
+  [[nodiscard]] std::int64_t static_taps(Phases phases) const {
+    return phases == Phases::all ? innermost_.kernel
+                                 : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+  }
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
 
   const Plan base_;
@@ -81,12 +91,13 @@ class Planner {
   const double staging_cycles_;
   const Axis innermost_;
   const int most_images_;  ///< of a tile
-  std::map<std::tuple<Phases, std::int32_t, int>, Tiling> tilings_;
+  std::map<std::tuple<bool, Phases, std::int32_t, int>, Tiling> tilings_;
   std::vector<PlanReport::Candidate> found_;
 };
 
 const Tiling& Planner::tiling(const Plan& plan) {
-  const auto key = std::tuple(plan.phases, tile_width(plan), plan.tap_unroll);
+  const auto key =
+      std::tuple(plan.family == Family::tap_lanes, plan.phases, tile_width(plan), plan.tap_unroll);
   const auto found = tilings_.find(key);
   if (found != tilings_.end()) return found->second;
   return tilings_.emplace(key, make_uncut_tiling(problem_, plan)).first->second;
@@ -108,7 +119,8 @@ int Planner::choose_unroll(double products_a_channel) const {
   return unroll;
 }
 
-void Planner::add(Plan plan) {
+/// Whether it fits the registers.
+bool Planner::add(Plan plan) {
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
   // Tiles of several rows go through much new input at a time, which shows even where images fit
   // L2.
@@ -126,10 +138,11 @@ void Planner::add(Plan plan) {
     cost = average_over_batch(cost, estimate_cost(problem_, target_, single, tiles), plan.images,
                               batch_);
   }
-  if (cost.vector_registers > target_.vector_registers) return;
-  if (cost.code_bytes > kMaxCodeBytes) return;
+  if (cost.vector_registers > target_.vector_registers) return false;
+  if (cost.code_bytes > kMaxCodeBytes) return true;
   const double cycles = cost.cycles + staging_cycles_;
   found_.push_back({plan, cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
+  return true;
 }
 
 void Planner::add_channel_lanes() {
@@ -144,21 +157,20 @@ void Planner::add_channel_lanes() {
     plan.phases = Phases::row;
     plan.ic_unroll = choose_unroll(vectors);
     add(plan);
-    if (innermost_.kernel > kMaxStaticTaps) continue;
     for (const Phases phases : {Phases::one, Phases::all}) {
       if (phases == Phases::one && problem_.layout == Layout::nchw) continue;
       if (phases == Phases::all && problem_.layout == Layout::nhwc && stride == 1) continue;
+      const std::int64_t taps = static_taps(phases);
+      if (taps > kMaxStaticTaps) continue;
       const int per_position = phases == Phases::all ? vectors * stride : vectors;
       const int most = (target_.vector_registers - 3) / per_position;
       for (int positions = 1; positions <= most; ++positions) {
         plan.phases = phases;
         plan.positions = positions;
-        const double taps = phases == Phases::all
-                                ? static_cast<double>(innermost_.kernel)
-                                : std::ceil(static_cast<double>(innermost_.kernel) / stride);
         for (plan.images = 1; plan.images <= most_images_ && plan.images * positions <= most;
              ++plan.images) {
-          plan.ic_unroll = choose_unroll(taps * positions * vectors * plan.images);
+          plan.ic_unroll =
+              choose_unroll(static_cast<double>(taps) * positions * vectors * plan.images);
           add(plan);
         }
         plan.images = 1;
@@ -205,9 +217,7 @@ void Planner::add_space_lanes() {
   for (const Phases phases : {Phases::all, Phases::one}) {
     if (phases == Phases::one && innermost_.stride == 1) continue;
     const std::int64_t phases_a_tile = phases == Phases::all ? innermost_.stride : 1;
-    const std::int64_t taps = phases == Phases::all
-                                  ? innermost_.kernel
-                                  : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+    const std::int64_t taps = static_taps(phases);
     if (taps > kMaxStaticTaps) continue;
     for (int vectors = 1; vectors <= 4; ++vectors)
       for (int channels = 1; channels <= oc; ++channels) {
@@ -258,20 +268,15 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
                             std::int64_t spare_registers) {
   for (const Phases phases : {Phases::one, Phases::all}) {
     if (phases == Phases::all && innermost_.stride == 1) continue;
-    const std::int64_t taps = phases == Phases::all
-                                  ? innermost_.kernel
-                                  : (innermost_.kernel + innermost_.stride - 1) / innermost_.stride;
+    const std::int64_t taps = static_taps(phases);
     if (taps > kMaxStaticTaps) continue;
     const std::int64_t each =
         registers_a_position * (phases == Phases::all ? innermost_.stride : 1);
     plan.phases = phases;
     for (plan.positions = 1; plan.positions * each <= target_.vector_registers - spare_registers;
          ++plan.positions) {
-      if (plan.family == Family::group_lanes) {
-        add_with_pixel_panel(plan);
-      } else {
-        add(plan);
-      }
+      const bool fits = plan.family == Family::group_lanes ? add_with_pixel_panel(plan) : add(plan);
+      if (!fits) break;
     }
   }
 }
@@ -305,28 +310,71 @@ void Planner::add_group_lanes() {
 }
 
 void Planner::add_tap_loops(Plan plan, int vectors) {
-  if (innermost_.kernel < 2 * kTapUnroll * innermost_.stride) return;
   plan.phases = Phases::one;
-  plan.tap_unroll = kTapUnroll;
+  plan.tap_unroll = problem_.ic_per_group() == 1 ? kTapUnroll : kTapUnroll / 2;
+  if (innermost_.kernel < 2 * plan.tap_unroll * innermost_.stride) return;
   for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
-       ++plan.positions) {
-    add_with_pixel_panel(plan);
-  }
+       ++plan.positions)
+    if (!add_with_pixel_panel(plan)) break;
 }
 
-/// Group lanes: as it is, and with a panel that fits the L1 cache.
-void Planner::add_with_pixel_panel(Plan plan) {
+/// Group lanes: as it is, and with a panel that fits the L1 cache. Whether they fit the registers.
+bool Planner::add_with_pixel_panel(Plan plan) {
   plan.panel = false;
   plan.run = cached_run(plan);
-  add(plan);
+  if (!add(plan)) return false;
+  const bool aligned = problem_.src_pitch() % plan.lanes == 0;
+  if (aligned && problem_.src_pitch() * 4 < kFarPixelBytes) return true;
   const std::int64_t vectors = plan.channels / groups_a_vector(problem_, plan.lanes);
   const std::int64_t pixel = vectors * plan.lanes * 4 * tap_rows();
   const std::int64_t tiles = (target_.l1_bytes * 3 / 4 / pixel - reach()) / plan.positions - 1;
-  if (tiles < 1) return;
+  if (tiles < 1) return true;
   plan.panel = true;
   const std::int64_t most = innermost_.stride == 1 ? std::max(256 / plan.positions, 1) : plan.run;
   plan.run = static_cast<int>(std::min(tiles, most));
-  add(plan);
+  return add(plan);
+}
+
+/// Channels a tile that waste fewer lanes than any fewer, or as few with few vectors.
+std::vector<int> Planner::tap_lanes_channels() const {
+  const auto oc = static_cast<int>(std::min<std::int64_t>(problem_.oc_per_group(), target_.lanes));
+  std::vector<int> result;
+  double least = 1;
+  for (int channels = 1; channels <= oc; ++channels) {
+    if (problem_.layout == Layout::nhwc && channels < problem_.oc_per_group()) continue;
+    const std::int64_t real = innermost_.stride * channels;
+    const std::int64_t vectors = (real + target_.lanes - 1) / target_.lanes;
+    const double wasted =
+        1 - static_cast<double>(real) / static_cast<double>(vectors * target_.lanes);
+    if (real > kMaxTapLanes) break;
+    if (wasted > least || (wasted == least && vectors > kFewVectors)) continue;
+    least = wasted;
+    result.push_back(channels);
+  }
+  return result;
+}
+
+void Planner::add_tap_lanes() {
+  if (innermost_.stride == 1) return;
+  const std::int64_t rows = tap_row_count(make_phases(innermost_));
+  if (rows > kMaxStaticTaps) return;
+  const std::int64_t positions = innermost_.output / innermost_.stride + 2;
+  for (const int channels : tap_lanes_channels()) {
+    Plan plan = base_;
+    plan.family = Family::tap_lanes;
+    plan.phases = Phases::all;
+    plan.channels = channels;
+    if (problem_.layout == Layout::nhwc && !has_contiguous_rows(problem_, plan)) return;
+    const int most =
+        static_cast<int>(std::min<std::int64_t>(positions, target_.vector_registers - 3));
+    for (plan.positions = 1; plan.positions <= most; ++plan.positions) {
+      const double vectors = std::min<double>(
+          vectors_at_once(plan),
+          std::ceil(static_cast<double>(innermost_.stride * channels) / target_.lanes));
+      plan.ic_unroll = choose_unroll(static_cast<double>(rows) * plan.positions * vectors);
+      add(plan);
+    }
+  }
 }
 
 /// Tables have a row for each output of an outer axis; positions are 32-bit integers.
@@ -380,7 +428,7 @@ std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const
       candidates.insert(candidates.end(), staged.begin(), staged.end());
     }
   }
-  std::sort(candidates.begin(), candidates.end(), is_faster);
+  std::stable_sort(candidates.begin(), candidates.end(), is_faster);
   return candidates;
 }
 

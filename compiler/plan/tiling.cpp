@@ -277,4 +277,27 @@ Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int3
   return tiling;
 }
 
+std::int32_t tap_row_count(const std::vector<Phase>& phases) {
+  std::size_t most = 0;
+  for (const Phase& phase : phases) most = std::max(most, phase.taps.size());
+  return static_cast<std::int32_t>(most);
+}
+
+Tiling make_tap_row_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
+                           std::int64_t max_run) {
+  Tiling tiling;
+  tiling.width = width;
+  std::vector<const Phase*> all;
+  for (const Phase& phase : phases) all.push_back(&phase);
+  append_set(tiling, axis, make_phase_set(all, 0), max_run);
+  tiling.tap_groups.push_back(tap_row_count(phases));
+  for (TileBody& body : tiling.bodies) {
+    body.group_taps = tiling.tap_groups[0];
+    for (BodyPhase& phase : body.phases)
+      for (std::size_t t = 0; t < phase.taps.size(); ++t)
+        phase.taps[t].place = static_cast<std::int32_t>(t);
+  }
+  return tiling;
+}
+
 }  // namespace convt

@@ -85,4 +85,13 @@ std::int32_t reach(const Tiling& tiling, const TileRun& run);
 Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
                    bool all_phases, std::int64_t max_run, std::int32_t loop_taps = 0);
 
+/// Tiles of all phases in the order of taps, phase r at output r of a stride, so that without
+/// dilation all phases use the same inputs at every position. The n-th taps of all phases are one
+/// *tap row*, with one place.
+Tiling make_tap_row_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int32_t width,
+                           std::int64_t max_run);
+
+/// Tap rows: the most taps of a phase.
+std::int32_t tap_row_count(const std::vector<Phase>& phases);
+
 }  // namespace convt

@@ -1,0 +1,250 @@
+// Tap lanes: the outputs of one position q, o = q*S + r for all residues r, read the same inputs
+// with different taps. They stand side by side in the lanes, as they do in memory: channels first,
+// the residues of a channel, then those of the tile's next channel; channels last, the channels of
+// a residue, then those of the next residue. A tile is `positions` q, reduced as
+// lane_reduction.hpp says, as many vectors at a time as the registers hold. The n-th taps of all
+// residues are a tap row of the packed weights; residues that have fewer taps are masked off.
+// Without dilation all taps of a row read the same input; with it, inputs of neighbouring residues
+// lie up to the dilation apart.
+//
+// Vectors without any tap (a stride beyond the kernel) are just stored.
+
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "compiler/lower/families.hpp"
+#include "compiler/lower/lane_masks.hpp"
+#include "compiler/lower/lane_reduction.hpp"
+
+namespace convt::lowering {
+namespace {
+
+class TapLanes {
+ public:
+  TapLanes(const Problem& problem, const Plan& plan, Builder& builder)
+      : problem_(problem),
+        plan_(plan),
+        builder_(builder),
+        nest_(problem, plan, builder),
+        stride_(static_cast<std::int32_t>(nest_.packed().residues)) {}
+
+  void lower() {
+    nest_.for_each_body([&](const TileBody& body) { lower_body(body); });
+  }
+
+ private:
+  /// Lanes [begin, end) of a vector that are one piece of dst.
+  struct Piece {
+    std::int32_t channel, begin, end;
+    std::int32_t output;  ///< along kWidth, of lane 0
+  };
+
+  /// Inputs (relative to the tile's first) that exist, and the lanes that multiply by each.
+  using RowInputs = std::map<std::int32_t, std::uint64_t>;
+
+  [[nodiscard]] std::int32_t real_lanes() const { return stride_ * plan_.channels; }
+  [[nodiscard]] std::int32_t residue(std::int32_t lane) const {
+    return nest_.packed().residues_outer ? lane / plan_.channels : lane % stride_;
+  }
+  [[nodiscard]] std::int32_t channel(std::int32_t lane) const {
+    return nest_.packed().residues_outer ? lane % plan_.channels : lane / stride_;
+  }
+  template <class Has>
+  [[nodiscard]] std::uint64_t lanes_where(std::int32_t vector, Has&& has) const;
+
+  void lower_body(const TileBody& body);
+  void sort_vectors(const TileBody& body);
+  [[nodiscard]] RowInputs row_inputs(const TileBody& body, std::int32_t vector, std::int32_t row,
+                                     std::int32_t q) const;
+  void add_products(const RowInputs& inputs, LaneProduct product,
+                    std::vector<LaneProduct>& products) const;
+  [[nodiscard]] std::vector<LaneProduct> collect(const TileBody& body,
+                                                 const std::vector<std::int32_t>& vectors) const;
+  void lower_vectors(const TileBody& body, const std::vector<std::int32_t>& vectors);
+  Reg load_bias(std::int32_t vector);
+  [[nodiscard]] std::vector<Piece> pieces(std::int32_t vector) const;
+  void store(const TileBody& body, std::int32_t vector, const std::vector<Reg>& values);
+  void store_piece(const Piece& piece, const std::vector<std::uint64_t>& stored,
+                   const std::vector<Reg>& values);
+
+  const Problem& problem_;
+  const Plan& plan_;
+  Builder& builder_;
+  Nest nest_;
+  std::int32_t stride_;
+  std::vector<std::int32_t> summed_, empty_;  ///< vectors of the tile with taps, and without
+};
+
+/// The lanes of a vector whose residue `has` something.
+template <class Has>
+std::uint64_t TapLanes::lanes_where(std::int32_t vector, Has&& has) const {
+  std::uint64_t bits = 0;
+  for (std::int32_t l = 0; l < plan_.lanes; ++l) {
+    const std::int32_t lane = vector * plan_.lanes + l;
+    if (lane < real_lanes() && has(residue(lane))) bits |= std::uint64_t{1} << l;
+  }
+  return bits;
+}
+
+/// The vectors with taps, and without.
+void TapLanes::sort_vectors(const TileBody& body) {
+  summed_.clear();
+  empty_.clear();
+  for (std::int32_t vector = 0; vector * plan_.lanes < real_lanes(); ++vector) {
+    const std::uint64_t lanes = lanes_where(vector, [&](std::int32_t r) {
+      return !body.phases[static_cast<std::size_t>(r)].taps.empty();
+    });
+    (lanes != 0 ? summed_ : empty_).push_back(vector);
+  }
+}
+
+/// The inputs of the row-th taps of a vector's lanes at position q.
+TapLanes::RowInputs TapLanes::row_inputs(const TileBody& body, std::int32_t vector,
+                                         std::int32_t row, std::int32_t q) const {
+  RowInputs inputs;
+  for (std::int32_t l = 0; l < plan_.lanes; ++l) {
+    const std::int32_t lane = vector * plan_.lanes + l;
+    if (lane >= real_lanes()) break;
+    const std::vector<BodyTap>& taps = body.phases[static_cast<std::size_t>(residue(lane))].taps;
+    if (row >= static_cast<std::int32_t>(taps.size())) continue;
+    const std::int32_t input = q - taps[static_cast<std::size_t>(row)].shift;
+    if (body.input_exists(input)) inputs[input] |= std::uint64_t{1} << l;
+  }
+  return inputs;
+}
+
+/// Adds what multiplies the row-th taps of a vector. Lanes of one input, as without dilation, have
+/// it broadcast; of several close ones, permuted. Otherwise each input gets a product of its own.
+void TapLanes::add_products(const RowInputs& inputs, LaneProduct product,
+                            std::vector<LaneProduct>& products) const {
+  if (inputs.size() > 1 && problem_.layout == Layout::nchw &&
+      inputs.rbegin()->first - inputs.begin()->first < plan_.lanes) {
+    product.input.start = inputs.begin()->first;
+    product.input.index.assign(static_cast<std::size_t>(plan_.lanes), 0);
+    for (const auto& [input, lanes] : inputs) {
+      product.lanes |= lanes;
+      for (std::size_t l = 0; l < product.input.index.size(); ++l)
+        if ((lanes >> l & 1) != 0)
+          product.input.index[l] = static_cast<std::uint32_t>(input - product.input.start);
+    }
+    products.push_back(std::move(product));
+    return;
+  }
+  const std::uint64_t real =
+      lane_bits(0, real_lanes() - product.vector_of_tile * plan_.lanes, plan_.lanes);
+  for (const auto& [input, lanes] : inputs) {
+    // Lanes past the last are not stored: they may multiply what they like.
+    product.lanes = lanes == real ? lane_bits(0, plan_.lanes, plan_.lanes) : lanes;
+    product.input.start = input;
+    products.push_back(product);
+  }
+}
+
+std::vector<LaneProduct> TapLanes::collect(const TileBody& body,
+                                           const std::vector<std::int32_t>& vectors) const {
+  std::vector<LaneProduct> products;
+  for (std::int32_t row = 0; row < body.group_taps; ++row)
+    for (std::int32_t q = 0; q < plan_.positions; ++q)
+      for (std::size_t v = 0; v < vectors.size(); ++v)
+        add_products(row_inputs(body, vectors[v], row, q),
+                     {static_cast<std::size_t>(q), v, vectors[v], row, {}, 0}, products);
+  return products;
+}
+
+void TapLanes::lower_body(const TileBody& body) {
+  sort_vectors(body);
+  const auto most = static_cast<std::size_t>(vectors_at_once(plan_));
+  const std::size_t passes = (summed_.size() + most - 1) / most;
+  auto next = summed_.begin();
+  for (std::size_t left = passes; left > 0; --left) {
+    const auto rest = static_cast<std::size_t>(summed_.end() - next);
+    const auto end = next + static_cast<std::ptrdiff_t>((rest + left - 1) / left);
+    lower_vectors(body, {next, end});
+    next = end;
+  }
+  for (const std::int32_t vector : empty_) {
+    const Reg value = load_bias(vector);
+    store(body, vector, std::vector<Reg>(static_cast<std::size_t>(plan_.positions), value));
+  }
+}
+
+void TapLanes::lower_vectors(const TileBody& body, const std::vector<std::int32_t>& vectors) {
+  const auto positions = static_cast<std::size_t>(plan_.positions);
+  const std::vector<Reg> acc = LaneReduction(plan_, builder_, nest_, vectors.size())
+                                   .emit(positions, collect(body, vectors), body.group_taps);
+  for (std::size_t v = 0; v < vectors.size(); ++v) {
+    const Reg bias = problem_.bias ? load_bias(vectors[v]) : program::kNone;
+    std::vector<Reg> values;
+    for (std::size_t p = 0; p < positions; ++p) {
+      values.push_back(acc[p * vectors.size() + v]);
+      if (problem_.bias) builder_.binary(program::Op::add, values.back(), values.back(), bias);
+    }
+    store(body, vectors[v], values);
+  }
+}
+
+/// The bias of each lane's channel; 0 without a bias.
+Reg TapLanes::load_bias(std::int32_t vector) {
+  const Reg bias = builder_.vector();
+  if (!problem_.bias) {
+    builder_.zero(bias);
+  } else if (plan_.channels == 1) {
+    builder_.broadcast(bias, Mem{nest_.bias_address(), 0, {}});
+  } else {
+    std::vector<std::uint32_t> channels;
+    for (std::int32_t l = 0; l < plan_.lanes; ++l)
+      channels.push_back(static_cast<std::uint32_t>(
+          std::min(channel(vector * plan_.lanes + l), plan_.channels - 1)));
+    nest_.load_bias(bias, 0, plan_.lanes);
+    builder_.permute(bias, bias, builder_.constant(channels));
+  }
+  return bias;
+}
+
+std::vector<TapLanes::Piece> TapLanes::pieces(std::int32_t vector) const {
+  const std::int32_t first = vector * plan_.lanes;
+  const std::int32_t end = std::min(first + plan_.lanes, real_lanes());
+  if (nest_.contiguous_rows()) return {{0, 0, end - first, first}};
+  std::vector<Piece> result;
+  for (std::int32_t c = first / stride_; c * stride_ < end; ++c)
+    result.push_back({c, std::max(0, c * stride_ - first), std::min(end, (c + 1) * stride_) - first,
+                      first - c * stride_});
+  return result;
+}
+
+/// `values` by position of the tile.
+void TapLanes::store(const TileBody& body, std::int32_t vector, const std::vector<Reg>& values) {
+  std::vector<std::uint64_t> stored;
+  for (std::int32_t q = 0; q < static_cast<std::int32_t>(values.size()); ++q)
+    stored.push_back(lanes_where(vector, [&](std::int32_t r) {
+      const BodyPhase& phase = body.phases[static_cast<std::size_t>(r)];
+      return phase.valid_begin <= q && q < phase.valid_end;
+    }));
+  for (const Piece& piece : pieces(vector))
+    nest_.when_present(piece.channel, [&] { store_piece(piece, stored, values); });
+}
+
+void TapLanes::store_piece(const Piece& piece, const std::vector<std::uint64_t>& stored,
+                           const std::vector<Reg>& values) {
+  LaneMasks masks(builder_, plan_.lanes);
+  const std::int32_t outputs_a_position =
+      nest_.contiguous_rows() ? stride_ * plan_.channels : stride_;
+  for (std::size_t q = 0; q < values.size(); ++q) {
+    const std::uint64_t bits = stored[q] & lane_bits(piece.begin, piece.end, plan_.lanes);
+    if (bits == 0) continue;
+    Mem mem{nest_.dst_address(), kWidth, {}};
+    mem.delta[kChannel] = piece.channel;
+    mem.delta[kWidth] = static_cast<std::int32_t>(q) * outputs_a_position + piece.output;
+    builder_.store(mem, values[q], masks.get(bits));
+  }
+}
+
+}  // namespace
+
+void lower_tap_lanes(const Problem& problem, const Plan& plan, Builder& builder) {
+  TapLanes(problem, plan, builder).lower();
+}
+
+}  // namespace convt::lowering
