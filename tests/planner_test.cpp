@@ -58,7 +58,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
   for (int i = 0; i < 2'000; ++i) {
     const Plan a = random_plan(random);
     Plan b = a;
-    switch (random() % 12) {
+    switch (random() % 13) {
       case 0:
         b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 5);
         break;
@@ -89,7 +89,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
       case 8:
         b.tile_rows += 1;
         break;
-      case 9:
+      case 11:
         b.images += 1;
         break;
       case 10:
