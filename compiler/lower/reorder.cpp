@@ -55,6 +55,16 @@ std::vector<CopiedAxis> join_axes(std::vector<CopiedAxis> axes) {
   return axes;
 }
 
+/// Axes that follow one another in one side's memory, from stride 1 on, as many as fill a vector.
+/// Blocks of `step` elements of the last axis, and all of the others, are moved at a time.
+struct Run {
+  std::vector<std::size_t> axes;
+  std::int64_t inner = 1;  ///< elements of all axes but the last
+  std::int64_t step = 1;
+
+  [[nodiscard]] std::size_t last() const { return axes.back(); }
+};
+
 class Reorder {
  public:
   /// `from` and `to` have the axes of TensorAxis, spatial ones in the order given.
@@ -69,11 +79,9 @@ class Reorder {
     for (std::size_t a = 0; a < extents.size(); ++a)
       axes_.push_back({extents[a], from_strides[a], to_strides[a]});
     axes_ = join_axes(std::move(axes_));
-    load_axis_ = find_contiguous(&CopiedAxis::from);
-    store_axis_ = find_contiguous(&CopiedAxis::to);
-    way_ = choose_way();
-    from_ = builder.buffer(make_view(from, &CopiedAxis::from, way_ == Way::deinterleave));
-    to_ = builder.buffer(make_view(to, &CopiedAxis::to, way_ == Way::interleave));
+    choose_way();
+    from_ = builder.buffer(make_view(from, &CopiedAxis::from, dense_run(Way::deinterleave, load_)));
+    to_ = builder.buffer(make_view(to, &CopiedAxis::to, dense_run(Way::interleave, store_)));
   }
 
   void lower(const char* name) {
@@ -82,7 +90,7 @@ class Reorder {
     set_index(0, Affine::of(builder_.coordinate("image", Extent{1, 1})));
     const std::size_t looped = choose_looped_axis();
     for (std::size_t a = 0; a < axes_.size(); ++a) {
-      if (a == load_axis_ || a == store_axis_ || a == looped) continue;
+      if (is_in_runs(a) || a == looped) continue;
       set_index(1 + a, Affine::of(builder_.coordinate("outer", Extent{axes_[a].extent, 0})));
     }
     if (looped == axes_.size()) {
@@ -99,7 +107,7 @@ class Reorder {
  private:
   enum class Way : std::uint8_t {
     copy,          ///< the same axis is contiguous on both sides
-    transpose,     ///< squares of lanes x lanes
+    transpose,     ///< blocks of up to lanes x lanes elements
     interleave,    ///< a few rows become one, element by element
     deinterleave,  ///< the reverse
   };
@@ -110,8 +118,98 @@ class Reorder {
     ScalarId blocks = program::kNone, rest = program::kNone;
   };
 
-  /// A side whose two axes are dense is seen as one row, along the longer of them.
-  Buffer make_view(const Buffer& tensor, std::int64_t CopiedAxis::*stride, bool dense) const {
+  // -- What is done.
+
+  /// The run of one side, up to an axis of the other side's.
+  [[nodiscard]] Run find_run(std::int64_t CopiedAxis::*stride, const Run& other) const {
+    Run run;
+    std::int64_t elements = 1;
+    for (std::size_t a = 0; a < axes_.size() && elements < lanes_; ++a) {
+      if (axes_[a].*stride != elements || has(other, a)) continue;
+      run.inner = elements;
+      run.axes.push_back(a);
+      elements *= axes_[a].extent;
+      a = static_cast<std::size_t>(-1);  // the next may be any
+    }
+    run.step = std::max<std::int64_t>(1, lanes_ / run.inner);
+    return run;
+  }
+
+  [[nodiscard]] std::int64_t elements(const Run& run) const {
+    return run.inner * axes_[run.last()].extent;
+  }
+
+  void choose_way() {
+    const auto contiguous = [&](std::int64_t CopiedAxis::*stride) {
+      const auto found = std::find_if(axes_.begin(), axes_.end(),
+                                      [&](const CopiedAxis& axis) { return axis.*stride == 1; });
+      return static_cast<std::size_t>(found - axes_.begin());
+    };
+    const std::size_t load = contiguous(&CopiedAxis::from), store = contiguous(&CopiedAxis::to);
+    load_ = Run{{load}, 1, lanes_};
+    store_ = Run{{store}, 1, lanes_};
+    if (load == store) return;
+    const auto is_joined = [&](const Run& rows, std::int64_t follows) {
+      return elements(rows) <= kMostInterleaved && follows == elements(rows);
+    };
+    const Run loads = find_run(&CopiedAxis::from, store_),
+              stores = find_run(&CopiedAxis::to, load_);
+    if (is_joined(stores, axes_[load].to)) {
+      way_ = Way::interleave;
+      store_ = stores;
+    } else if (is_joined(loads, axes_[store].from)) {
+      way_ = Way::deinterleave;
+      load_ = loads;
+    } else {
+      way_ = Way::transpose;
+      load_ = loads;
+      store_ = find_run(&CopiedAxis::to, load_);
+    }
+  }
+
+  static bool has(const Run& run, std::size_t axis) {
+    return std::find(run.axes.begin(), run.axes.end(), axis) != run.axes.end();
+  }
+  [[nodiscard]] bool is_in_runs(std::size_t axis) const {
+    return has(load_, axis) || has(store_, axis);
+  }
+
+  /// The run whose blocks are shared out between work items, and the other one.
+  [[nodiscard]] const Run& long_run() const {
+    if (way_ == Way::interleave) return load_;
+    if (way_ == Way::deinterleave) return store_;
+    return elements(load_) > elements(store_) ? load_ : store_;
+  }
+  [[nodiscard]] const Run& short_run() const { return &long_run() == &load_ ? store_ : load_; }
+
+  /// Items of little work loop over the longest other axis. axes_.size(): there is none.
+  [[nodiscard]] std::size_t choose_looped_axis() const {
+    std::size_t longest = axes_.size();
+    if (elements(load_) * (way_ == Way::copy ? 1 : elements(store_)) >= kLittleWork) return longest;
+    for (std::size_t a = 0; a < axes_.size(); ++a) {
+      if (is_in_runs(a)) continue;
+      if (longest == axes_.size() || axes_[a].extent > axes_[longest].extent) longest = a;
+    }
+    return longest;
+  }
+
+  // -- Views: each side's run is one axis there, at the place of its last.
+
+  struct DenseRun {
+    std::vector<std::size_t> axes;  ///< the last holds the place
+    std::int64_t inner;
+  };
+
+  /// On the side that interleaved rows are joined, the run goes on with the other side's.
+  [[nodiscard]] DenseRun dense_run(Way joins, const Run& run) const {
+    if (way_ != joins) return {run.axes, run.inner};
+    DenseRun joined{run.axes, elements(run)};
+    joined.axes.push_back(long_run().last());
+    return joined;
+  }
+
+  Buffer make_view(const Buffer& tensor, std::int64_t CopiedAxis::*stride,
+                   const DenseRun& run) const {
     Buffer view = tensor;
     view.axes = static_cast<int>(axes_.size()) + 1;
     view.extent = {0};
@@ -120,49 +218,32 @@ class Reorder {
       view.extent[1 + a] = axes_[a].extent;
       view.stride[1 + a] = axes_[a].*stride;
     }
-    if (!dense) return view;
-    view.extent[1 + long_axis()] *= axes_[short_axis()].extent;
-    view.stride[1 + long_axis()] = 1;
-    view.extent[1 + short_axis()] = 1;
+    for (const std::size_t a : run.axes) view.extent[1 + a] = view.stride[1 + a] = 1;
+    view.extent[1 + run.axes.back()] = run.inner * axes_[run.axes.back()].extent;
     return view;
   }
 
-  std::size_t find_contiguous(std::int64_t CopiedAxis::*stride) const {
-    const auto found = std::find_if(axes_.begin(), axes_.end(),
-                                    [&](const CopiedAxis& axis) { return axis.*stride == 1; });
-    return static_cast<std::size_t>(found - axes_.begin());
-  }
+  void set_index(std::size_t axis, const Affine& value) { index_[axis] = value; }
 
-  [[nodiscard]] Way choose_way() const {
-    if (load_axis_ == store_axis_) return Way::copy;
-    const CopiedAxis &load = axes_[load_axis_], &store = axes_[store_axis_];
-    if (store.extent <= kMostInterleaved && load.to == store.extent) return Way::interleave;
-    if (load.extent <= kMostInterleaved && store.from == load.extent) return Way::deinterleave;
-    return Way::transpose;
+  Mem operand(BufferId view, const DenseRun& run) {
+    std::vector<Affine> index = index_;
+    for (const std::size_t a : run.axes) index[1 + a] = 0;
+    index[1 + run.axes.back()] = index_[1 + run.axes.back()] * run.inner;
+    return {builder_.address(view, index), static_cast<std::uint8_t>(1 + run.axes.back()), {}};
   }
+  Mem from() { return operand(from_, dense_run(Way::deinterleave, load_)); }
+  Mem to() { return operand(to_, dense_run(Way::interleave, store_)); }
 
-  /// The axis that chunks are of, and the other one.
-  [[nodiscard]] std::size_t long_axis() const {
-    if (way_ == Way::interleave) return load_axis_;
-    if (way_ == Way::deinterleave) return store_axis_;
-    return axes_[load_axis_].extent > axes_[store_axis_].extent ? load_axis_ : store_axis_;
-  }
-  [[nodiscard]] std::size_t short_axis() const {
-    return long_axis() == load_axis_ ? store_axis_ : load_axis_;
-  }
-
-  /// Items of little work loop over the longest other axis. axes_.size(): there is none.
-  [[nodiscard]] std::size_t choose_looped_axis() const {
-    const std::int64_t work =
-        axes_[long_axis()].extent * (way_ == Way::copy ? 1 : axes_[short_axis()].extent);
-    std::size_t longest = axes_.size();
-    if (work >= kLittleWork) return longest;
-    for (std::size_t a = 0; a < axes_.size(); ++a) {
-      if (a == load_axis_ || a == store_axis_) continue;
-      if (longest == axes_.size() || axes_[a].extent > axes_[longest].extent) longest = a;
+  /// Element e of a run, on the side where its axes stand apart.
+  void advance(Mem& mem, const Run& run, std::int64_t e) const {
+    for (const std::size_t a : run.axes) {
+      const bool last = a == run.last();
+      mem.delta[1 + a] = static_cast<std::int32_t>(last ? e : e % axes_[a].extent);
+      e /= last ? 1 : axes_[a].extent;
     }
-    return longest;
   }
+
+  // -- Loops.
 
   /// Shares out an axis of blocks of `block` elements.
   Chunk bind_chunk(std::int64_t extent, std::int64_t block, std::int64_t most_chunks) {
@@ -182,8 +263,9 @@ class Reorder {
   }
 
   void lower_blocks() {
-    const std::int64_t blocks = axes_[long_axis()].extent / lanes_;
-    const Chunk chunk = bind_chunk(axes_[long_axis()].extent, lanes_,
+    const Run& run = long_run();
+    const std::int64_t blocks = axes_[run.last()].extent / run.step;
+    const Chunk chunk = bind_chunk(axes_[run.last()].extent, run.step,
                                    std::clamp<std::int64_t>(blocks / kBlocksAChunk, 8, 256));
     if (way_ != Way::transpose) {
       for_chunk(chunk, [&](std::int64_t count) {
@@ -193,114 +275,112 @@ class Reorder {
       });
       return;
     }
-    for_blocks(short_axis(), [&](std::int64_t others) {
+    for_blocks(short_run(), [&](std::int64_t others) {
       for_chunk(chunk, [&](std::int64_t count) {
-        const bool loads_chunk = long_axis() == load_axis_;
+        const bool loads_chunk = &run == &load_;
         transpose(loads_chunk ? count : others, loads_chunk ? others : count);
       });
     });
   }
 
-  /// emit(elements) in a loop over the chunk's whole blocks of the long axis, then for its rest.
+  /// emit(elements) in a loop over the chunk's whole blocks of the long run, then for its rest.
   template <class Emit>
   void for_chunk(const Chunk& chunk, Emit&& emit) {
-    const std::int64_t extent = axes_[long_axis()].extent, rest = extent % lanes_;
-    if (extent >= lanes_) {
-      set_index(1 + long_axis(),
-                chunk.first + Affine::of(builder_.begin_loop("block", chunk.blocks), lanes_));
-      emit(lanes_);
+    const Run& run = long_run();
+    const std::int64_t extent = axes_[run.last()].extent, rest = extent % run.step;
+    if (extent >= run.step) {
+      set_index(1 + run.last(),
+                chunk.first + Affine::of(builder_.begin_loop("block", chunk.blocks), run.step));
+      emit(run.inner * run.step);
       builder_.end_loop();
     }
     if (rest == 0) return;
     builder_.begin_if_equal(chunk.rest, 1);
-    set_index(1 + long_axis(), extent - rest);
-    emit(rest);
+    set_index(1 + run.last(), extent - rest);
+    emit(run.inner * rest);
     builder_.end_if();
   }
 
-  /// The same for all of an axis.
+  /// The same for all of a run.
   template <class Emit>
-  void for_blocks(std::size_t axis, Emit&& emit) {
-    const std::int64_t blocks = axes_[axis].extent / lanes_, rest = axes_[axis].extent % lanes_;
-    if (blocks > 0) {
-      set_index(1 + axis, Affine::of(builder_.begin_loop("across", blocks), lanes_));
-      emit(lanes_);
+  void for_blocks(const Run& run, Emit&& emit) {
+    const std::int64_t extent = axes_[run.last()].extent, rest = extent % run.step;
+    if (extent >= run.step) {
+      set_index(1 + run.last(),
+                Affine::of(builder_.begin_loop("across", extent / run.step), run.step));
+      emit(run.inner * run.step);
       builder_.end_loop();
     }
     if (rest == 0) return;
-    set_index(1 + axis, blocks * lanes_);
-    emit(rest);
+    set_index(1 + run.last(), extent - rest);
+    emit(run.inner * rest);
   }
 
-  void set_index(std::size_t axis, const Affine& value) { index_[axis] = value; }
-
-  Mem operand(BufferId view, std::size_t contiguous, bool dense) {
-    std::vector<Affine> index = index_;
-    if (dense) {
-      index[1 + long_axis()] *= axes_[short_axis()].extent;
-      index[1 + short_axis()] = 0;
-    }
-    const std::size_t lane_axis = dense ? long_axis() : contiguous;
-    return {builder_.address(view, index), static_cast<std::uint8_t>(1 + lane_axis), {}};
-  }
-  Mem from() { return operand(from_, load_axis_, way_ == Way::deinterleave); }
-  Mem to() { return operand(to_, store_axis_, way_ == Way::interleave); }
+  // -- Blocks.
 
   Reg mask(std::int64_t lanes) {
     return lanes >= lanes_ ? program::kNone : builder_.mask(lane_bits(0, lanes, lanes_));
   }
-  Reg load(Mem mem, std::size_t axis, std::int64_t delta, Reg m) {
-    mem.delta[1 + axis] = static_cast<std::int32_t>(delta);
+  Reg load(const Mem& mem, Reg m) {
     const Reg x = builder_.vector();
     builder_.load(x, mem, m);
     return x;
   }
-  void store(Mem mem, std::size_t axis, std::size_t delta, Reg x, Reg m) {
-    mem.delta[1 + axis] = static_cast<std::int32_t>(delta);
-    builder_.store(mem, x, m);
+  static Mem ahead(Mem mem, std::int64_t elements) {
+    mem.delta[mem.lane_axis] = static_cast<std::int32_t>(elements);
+    return mem;
   }
 
   void copy_row(std::int64_t count) {
     const Reg m = mask(count);
-    store(to(), store_axis_, 0, load(from(), load_axis_, 0, m), m);
+    builder_.store(to(), load(from(), m), m);
   }
 
-  /// A block of `columns` elements along the load axis by `rows` along the store axis.
+  /// Loads element `e` of the store run (as far as the from side goes, a row of the block).
+  Reg load_row(std::int64_t e, Reg m) {
+    Mem mem = from();
+    advance(mem, store_, e);
+    return load(mem, m);
+  }
+  void store_column(std::int64_t e, Reg column, Reg m) {
+    Mem mem = to();
+    advance(mem, load_, e);
+    builder_.store(mem, column, m);
+  }
+
+  /// A block of `columns` elements of the load run by `rows` of the store run.
   void transpose(std::int64_t columns, std::int64_t rows) {
     const Reg load_mask = mask(columns), store_mask = mask(rows);
     std::vector<Reg> loaded;
-    for (std::int64_t r = 0; r < rows; ++r)
-      loaded.push_back(load(from(), store_axis_, r, load_mask));
-    for_each_column(
-        builder_, loaded, lanes_, static_cast<std::size_t>(columns),
-        [&](std::size_t c, Reg column) { store(to(), load_axis_, c, column, store_mask); });
+    for (std::int64_t r = 0; r < rows; ++r) loaded.push_back(load_row(r, load_mask));
+    for_each_column(builder_, loaded, lanes_, static_cast<std::size_t>(columns),
+                    [&](std::size_t c, Reg column) {
+                      store_column(static_cast<std::int64_t>(c), column, store_mask);
+                    });
   }
 
   /// `count` elements of each row.
   void interleave(std::int64_t count) {
-    const std::int64_t elements = count * axes_[short_axis()].extent;
+    const std::int64_t total = count * elements(store_);
     const Reg m = mask(count);
     std::vector<Reg> rows;
-    for (std::int64_t r = 0; r < axes_[short_axis()].extent; ++r)
-      rows.push_back(load(from(), short_axis(), r, m));
+    for (std::int64_t r = 0; r < elements(store_); ++r) rows.push_back(load_row(r, m));
     Interleaver interleaver(builder_, lanes_, 0);
     const auto first = [&](std::size_t t) { return static_cast<std::int64_t>(t) * lanes_; };
     interleaver.for_each_vector(
-        rows, [&](std::size_t t) { return first(t) < elements; },
+        rows, [&](std::size_t t) { return first(t) < total; },
         [&](std::size_t t, Reg x) {
-          store(to(), long_axis(), t * static_cast<std::size_t>(lanes_), x,
-                mask(elements - first(t)));
+          builder_.store(ahead(to(), first(t)), x, mask(total - first(t)));
         });
   }
 
   void deinterleave(std::int64_t count) {
-    const std::int64_t rows = axes_[short_axis()].extent;
+    const std::int64_t rows = elements(load_), total = count * rows;
     std::vector<Reg> parts;
-    for (std::int64_t first = 0; first < count * rows; first += lanes_)
-      parts.push_back(load(from(), long_axis(), first, mask(count * rows - first)));
+    for (std::int64_t first = 0; first < total; first += lanes_)
+      parts.push_back(load(ahead(from(), first), mask(total - first)));
     const Reg m = mask(count);
-    for (std::int64_t r = 0; r < rows; ++r)
-      store(to(), short_axis(), static_cast<std::size_t>(r), gather(parts, r, rows, count), m);
+    for (std::int64_t r = 0; r < rows; ++r) store_column(r, gather(parts, r, rows, count), m);
   }
 
   /// Lane l: element l * step + first of the parts, one after the other.
@@ -329,8 +409,8 @@ class Reorder {
   int lanes_;
   Builder& builder_;
   std::vector<CopiedAxis> axes_;
-  std::size_t load_axis_ = 0, store_axis_ = 0;
   Way way_ = Way::copy;
+  Run load_, store_;
   BufferId from_ = 0, to_ = 0;
   std::vector<Affine> index_;  ///< the image, then axes_
 };
