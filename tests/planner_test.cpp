@@ -86,7 +86,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
       case 8:
         b.tile_rows += 1;
         break;
-      case 9:
+      case 11:
         b.images += 1;
         break;
       case 10:

@@ -24,8 +24,10 @@ constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCy
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
 // store.
-constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4;
+constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4,
+                 kL3Store = 1;
 constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
+constexpr double kPrefetched = 0.35;  // what is left of lines' cost that tiles prefetch
 constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
 // Channels last, pixels that are pages apart: cycles of each load of one ...
 constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
@@ -473,9 +475,15 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   } else if (panel_bytes > 0.6 * static_cast<double>(target.l1_bytes)) {
     costs.input_step = lines * kL2InputLine;
   }
+  // Tiles of all output channels read each line once: prefetching hides most of what that takes.
+  const bool single_pass = space && plan.channels >= problem.oc_per_group();
+  if (single_pass && plan.prefetch) costs.input_step *= kPrefetched;
   if (problem.ic_per_group() < 8)
     costs.input_step = 0;  // the tile's next rows find their lines in L1
-  if (far_output) costs.store = long_rows ? kFarStore : kFarScatteredStore;
+  const bool cached_output =
+      problem.output_spatial() * problem.out_channels * 4 < target.l3_bytes / 2;
+  if (far_output && !long_rows) costs.store = kFarScatteredStore;
+  if (far_output && long_rows) costs.store = single_pass && cached_output ? kL3Store : kFarStore;
   if (plan.panel) costs.panel_line = far_input ? kFarPanelLine : kPanelLine;
   return costs;
 }

@@ -265,6 +265,10 @@ Result<Program> allocate_registers(Program program) {
   if (program.mask_registers == 0 && program.mreg_count > 0) {
     return Error{ErrorCode::internal, program.name + " is not legalised: it names mask registers"};
   }
+  if (program.vreg_count == kNone || program.mreg_count == kNone) {
+    return Error{ErrorCode::unsupported,
+                 program.name + ": more values than there are register numbers"};
+  }
   for (Stage& stage : program.stages) {
     const Status status = allocate(program, stage);
     if (!status.ok()) return status.error();

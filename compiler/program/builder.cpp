@@ -179,7 +179,7 @@ AddressId Builder::intern(Address address) {
 // Instructions.
 
 Reg Builder::mask(std::uint64_t bits) {
-  const Reg reg = program_.mreg_count++;
+  const Reg reg = program_.mreg_count < kNone ? program_.mreg_count++ : kNone;
   Inst& inst = emit(Op::mask_const);
   inst.dst = reg;
   inst.imm = static_cast<std::int64_t>(bits);
