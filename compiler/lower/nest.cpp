@@ -45,6 +45,12 @@ Buffer make_tensor(BufferKind kind, const char* name, Layout layout, std::int64_
   return buffer;
 }
 
+void join_channels_to_rows(Buffer& tensor) {
+  tensor.extent[kWidth] *= tensor.extent[kChannel];
+  tensor.extent[kChannel] = 1;
+  tensor.stride[kWidth] = 1;
+}
+
 Buffer make_vector(BufferKind kind, const char* name, std::int64_t extent) {
   Buffer buffer;
   buffer.kind = kind;
@@ -81,6 +87,7 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       lanes_(plan.lanes) {
   contiguous_rows_ = (plan.family == Family::reduction_lanes || plan.family == Family::tap_lanes) &&
                      has_contiguous_rows(problem, plan);
+  contiguous_inputs_ = plan.family == Family::tap_lanes && has_contiguous_inputs(problem);
   if (plan.phases == Phases::row) outer_count_ = kMaxRank;
   for (std::size_t a = 0; a < outer_count_; ++a)
     outer_[a] = make_outer_axis(axes_[a], std::string(1, kAxisNames[a]) + "_rows");
@@ -137,15 +144,13 @@ void Nest::declare_buffers() {
     in[a] = axes_[a].input;
     out[a] = axes_[a].output;
   }
-  src_ = builder_.buffer(make_tensor(BufferKind::src, "src", problem_.layout, problem_.in_channels,
-                                     problem_.src_pitch(), in));
+  Buffer src = make_tensor(BufferKind::src, "src", problem_.layout, problem_.in_channels,
+                           problem_.src_pitch(), in);
+  if (contiguous_inputs_) join_channels_to_rows(src);
+  src_ = builder_.buffer(src);
   Buffer dst = make_tensor(BufferKind::dst, "dst", problem_.layout, problem_.out_channels,
                            problem_.dst_pitch(), out);
-  if (contiguous_rows_) {
-    dst.extent[kWidth] *= dst.extent[kChannel];
-    dst.extent[kChannel] = 1;
-    dst.stride[kWidth] = 1;
-  }
+  if (contiguous_rows_) join_channels_to_rows(dst);
   dst_ = builder_.buffer(dst);
   Buffer weights = make_vector(BufferKind::weights, "weights", 0);
   weights.axes = 5;
@@ -377,7 +382,25 @@ AddressId Nest::src_address(const Affine& ic) {
                                             panel_reach_ + tile_ * tiling_.width});
   }
   const Affine channel = group_ * (packed_.ic * packed_.groups_a_tile) + ic;
+  if (contiguous_inputs_)
+    return builder_.address(
+        src_, {image_, 0, outer_[0].input, outer_[1].input, w * problem_.in_channels + channel});
   return builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, w});
+}
+
+std::int32_t Nest::input_pitch() const {
+  if (contiguous_inputs_) return static_cast<std::int32_t>(problem_.in_channels);
+  return problem_.layout == Layout::nchw ? 1 : 0;
+}
+
+Mem Nest::src_at(Mem src, std::int32_t channel, std::int32_t input) const {
+  if (contiguous_inputs_) {
+    src.delta[kWidth] += input * input_pitch() + channel;
+  } else {
+    src.delta[kChannel] += channel;
+    src.delta[kWidth] += input;
+  }
+  return src;
 }
 
 AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps) {

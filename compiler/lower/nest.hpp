@@ -61,6 +61,11 @@ class Nest {
     end_stage();
   }
 
+  /// Tap lanes, channels last, dense: src gets one axis for both likewise.
+  [[nodiscard]] bool contiguous_inputs() const { return contiguous_inputs_; }
+  /// Elements between neighbouring inputs of a row, where a vector of them can be loaded; else 0.
+  [[nodiscard]] std::int32_t input_pitch() const;
+
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
 
@@ -108,6 +113,8 @@ class Nest {
 
   /// src at (channel ic of the group, this tap row, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
+  /// `src` moved on by channels and by inputs of the row.
+  [[nodiscard]] Mem src_at(Mem src, std::int32_t channel, std::int32_t input) const;
   /// weights at (tile, tap row, block of ic, first tap of the body's group, first oc).
   [[nodiscard]] AddressId weights_address(const Affine& ic_block, std::int32_t group_taps);
   /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
@@ -165,6 +172,7 @@ class Nest {
   Affine group_, oc_tile_, image_;
   ScalarId tail_tile_ = program::kNone;
   bool contiguous_rows_ = false;
+  bool contiguous_inputs_ = false;
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   Affine run_output_, run_input_, run_group_;

@@ -32,8 +32,11 @@ class Planner {
       add_reduction_lanes();
       add_group_lanes();
     }
-    std::stable_sort(found_.begin(), found_.end(),
-                     [](const auto& a, const auto& b) { return a.predicted_us < b.predicted_us; });
+    // Of equals, the widest.
+    std::stable_sort(found_.begin(), found_.end(), [](const auto& a, const auto& b) {
+      return a.predicted_us != b.predicted_us ? a.predicted_us < b.predicted_us
+                                              : a.plan.positions > b.plan.positions;
+    });
     return std::move(found_);
   }
 
@@ -236,13 +239,15 @@ void Planner::add_tap_lanes() {
     plan.phases = Phases::all;
     plan.channels = channels;
     if (problem_.layout == Layout::nhwc && !has_contiguous_rows(problem_, plan)) return;
-    const int most =
-        static_cast<int>(std::min<std::int64_t>(positions, target_.vector_registers - 3));
-    for (plan.positions = 1; plan.positions <= most; ++plan.positions) {
+    const int abreast = positions_abreast(problem_, plan);
+    const auto most = static_cast<int>(
+        std::min<std::int64_t>(positions / abreast + 1, target_.vector_registers - 3));
+    for (int groups = 1; groups <= most; ++groups) {
+      plan.positions = groups * abreast;
       const double vectors = std::min<double>(
           vectors_at_once(plan),
           std::ceil(static_cast<double>(innermost_.stride * channels) / target_.lanes));
-      plan.ic_unroll = choose_unroll(static_cast<double>(rows) * plan.positions * vectors);
+      plan.ic_unroll = choose_unroll(static_cast<double>(rows) * groups * vectors);
       add(plan);
     }
   }
