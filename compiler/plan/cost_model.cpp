@@ -14,10 +14,10 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
-constexpr double kPermutedLoads = 1.5;  // a load and a permute, in loads
-constexpr double kLoopCycles = 1.5;     // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 12;      // pointers and counters of one tile
-constexpr double kItemCycles = 40;      // scalars of one work item
+constexpr double kPermutedLoads = 3;  // a load under a mask and a permute, in loads
+constexpr double kLoopCycles = 1.5;   // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 12;    // pointers and counters of one tile
+constexpr double kItemCycles = 40;    // scalars of one work item
 constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or

@@ -17,6 +17,7 @@ namespace {
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+constexpr std::int64_t kManyPhases = 4;      // fewer are cheap to interleave by space lanes
 constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channels than fill vectors
 
 class Planner {
@@ -228,7 +229,7 @@ std::vector<int> Planner::tap_lanes_channels() const {
 }
 
 void Planner::add_tap_lanes() {
-  if (innermost_.stride == 1) return;
+  if (innermost_.stride < (problem_.layout == Layout::nchw ? kManyPhases : 2)) return;
   const std::int64_t rows = tap_row_count(make_phases(innermost_));
   if (rows > kMaxStaticTaps) return;
   const std::int64_t positions = innermost_.output / innermost_.stride + 2;
