@@ -14,7 +14,7 @@ namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
-constexpr double kPermutedLoads = 3;  // a load under a mask and a permute, in loads
+constexpr double kPermutedLoads = 2;  // a load under a mask and a permute, in loads
 constexpr double kLoopCycles = 1.5;   // counter, pointers, branch of an innermost loop
 constexpr double kTileCycles = 12;    // pointers and counters of one tile
 constexpr double kItemCycles = 40;    // scalars of one work item

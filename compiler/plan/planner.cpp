@@ -17,7 +17,7 @@ namespace {
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
-constexpr std::int64_t kManyPhases = 4;      // fewer are cheap to interleave by space lanes
+constexpr std::int64_t kManyPhases = 5;      // fewer are cheap to interleave by space lanes
 constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channels than fill vectors
 
 class Planner {
@@ -33,11 +33,8 @@ class Planner {
       add_reduction_lanes();
       add_group_lanes();
     }
-    // Of equals, the widest.
-    std::stable_sort(found_.begin(), found_.end(), [](const auto& a, const auto& b) {
-      return a.predicted_us != b.predicted_us ? a.predicted_us < b.predicted_us
-                                              : a.plan.positions > b.plan.positions;
-    });
+    std::sort(found_.begin(), found_.end(),
+              [](const auto& a, const auto& b) { return a.predicted_us < b.predicted_us; });
     return std::move(found_);
   }
 
