@@ -173,7 +173,7 @@ TEST(Lower, RefusesPlansThatDoNotFitTheLayer) {
   EXPECT_TRUE(refuses(last, "group_lanes channels=1"));
   EXPECT_TRUE(refuses(first, "tap_lanes channels=1 phases=one"));
   EXPECT_TRUE(refuses(first, "tap_lanes channels=17 phases=all"));
-  EXPECT_TRUE(refuses(first, "tap_lanes channels=1 positions=33 phases=all"));
+  EXPECT_TRUE(refuses(first, "tap_lanes channels=1 positions=4096 phases=all"));
   EXPECT_TRUE(refuses(last, "tap_lanes channels=1 phases=all"));
 
   Problem grouped = last;

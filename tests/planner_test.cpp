@@ -289,7 +289,6 @@ TEST(Planner, StrictRefusesWastedLanes) {
                                              .out_channels = 2,
                                              .input = {9, 9},
                                              .kernel = {3, 3},
-                                             .stride = {2, 2},
                                              .layout = Layout::nhwc});
   const Target target = generic_target(Isa::avx512);
   const Result<PlanChoice> lenient = choose_plan(wasteful, target, {});

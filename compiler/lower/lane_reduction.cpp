@@ -39,15 +39,28 @@ void LaneReduction::hold_masks(Products products) {
   masks_held_ = masks_.hold({distinct.begin(), distinct.end()});
 }
 
+void LaneReduction::hold_index(const std::vector<std::uint32_t>& index) {
+  if (index.empty()) return;
+  permutes_ = true;
+  if (indices_.size() == kHeldIndices || indices_.count(index) != 0) return;
+  const Reg reg = builder_.vector();
+  builder_.load(reg, builder_.constant(index), program::kNone, program::Type::i32);
+  indices_.emplace(index, reg);
+}
+
 void LaneReduction::hold_indices(Products products) {
-  for (const LaneProduct& product : products) {
-    const std::vector<std::uint32_t>& index = product.input.index;
-    permutes_ = permutes_ || !index.empty();
-    if (index.empty() || indices_.size() == kHeldIndices || indices_.count(index) != 0) continue;
-    const Reg reg = builder_.vector();
-    builder_.load(reg, builder_.constant(index), program::kNone, program::Type::i32);
-    indices_.emplace(index, reg);
+  hold_index(weight_lanes_);
+  for (const LaneProduct& product : products) hold_index(product.input.index);
+}
+
+Reg LaneReduction::permute(Reg from, const std::vector<std::uint32_t>& index) {
+  const Reg result = builder_.vector();
+  if (const auto held = indices_.find(index); held != indices_.end()) {
+    builder_.permute(result, from, held->second);
+  } else {
+    builder_.permute(result, from, builder_.constant(index));
   }
+  return result;
 }
 
 std::vector<Reg> LaneReduction::emit(std::size_t positions,
@@ -63,10 +76,10 @@ std::vector<Reg> LaneReduction::emit(std::size_t positions,
   nest_.begin_taps();
   for_input_channels(
       builder_, nest_.packed().ic, plan_.ic_unroll, [&](const Affine& ic, int count) {
-        Mem src{nest_.src_address(ic), kWidth, {}};
+        const Mem first{nest_.src_address(ic), kWidth, {}};
         Mem weights{nest_.weights_address(ic, group_taps), 4, {}};
         for (int u = 0; u < count; ++u) {
-          src.delta[kChannel] = u;
+          const Mem src = nest_.src_at(first, u, 0);
           weights.delta[4] =
               u * group_taps * static_cast<std::int32_t>(nest_.packed().tile_lanes());
           if (plan_.prefetch) prefetch_next_tile(src);
@@ -80,9 +93,7 @@ std::vector<Reg> LaneReduction::emit(std::size_t positions,
 /// Channels first, each input channel is a stream of its own that the hardware prefetchers lose
 /// sight of between two tiles.
 void LaneReduction::prefetch_next_tile(const Mem& src) {
-  Mem ahead = src;
-  ahead.delta[kWidth] = nest_.tiling().width + plan_.lanes / 2;
-  builder_.prefetch(ahead, 1);
+  builder_.prefetch(nest_.src_at(src, 0, nest_.tiling().width + plan_.lanes / 2), 1);
 }
 
 /// As many taps as there are registers for their weights.
@@ -129,7 +140,7 @@ Mem LaneReduction::weight_mem(const Mem& weights, const LaneProduct& product) co
   return mem;
 }
 
-/// By product: weights that several products use. kNone: used once.
+/// By product: weights that several products use, or that are to be permuted. kNone: used once.
 std::vector<Reg> LaneReduction::load_weights(Products products, const Mem& weights) {
   using Key = std::pair<std::int32_t, std::size_t>;
   std::map<Key, int> uses;
@@ -138,30 +149,25 @@ std::vector<Reg> LaneReduction::load_weights(Products products, const Mem& weigh
   std::vector<Reg> registers;
   for (const LaneProduct& product : products) {
     const Key key{product.place, product.vector};
-    if (uses[key] > 1 && loaded.count(key) == 0) {
-      loaded[key] = builder_.vector();
-      builder_.load(loaded[key], weight_mem(weights, product));
+    const bool stays = uses[key] == 1 && weight_lanes_.empty();
+    if (!stays && loaded.count(key) == 0) {
+      const Reg weight = builder_.vector();
+      builder_.load(weight, weight_mem(weights, product));
+      loaded[key] = weight_lanes_.empty() ? weight : permute(weight, weight_lanes_);
     }
-    registers.push_back(uses[key] > 1 ? loaded[key] : program::kNone);
+    registers.push_back(stays ? program::kNone : loaded[key]);
   }
   return registers;
 }
 
 Reg LaneReduction::load_input(const LaneProduct& product, const Mem& src) {
   const Reg x = builder_.vector();
-  const std::vector<std::uint32_t>& index = product.input.index;
-  if (index.empty()) {
+  if (product.input.index.empty()) {
     builder_.broadcast(x, src);
     return x;
   }
-  const Reg neighbours = builder_.vector();
-  builder_.load(neighbours, src, masks_.get(loaded_lanes(product)));
-  if (const auto held = indices_.find(index); held != indices_.end()) {
-    builder_.permute(x, neighbours, held->second);
-  } else {
-    builder_.permute(x, neighbours, builder_.constant(index));
-  }
-  return x;
+  builder_.load(x, src, masks_.get(loaded_lanes(product)));
+  return permute(x, product.input.index);
 }
 
 /// Weights used once stay in memory, the others are loaded first; then each input is made once for
@@ -183,9 +189,8 @@ void LaneReduction::emit_taps(Products products, const Mem& src, const Mem& weig
     const LaneProduct& first = products[order[begin]];
     std::size_t end = begin;
     while (end < order.size() && !less(order[begin], order[end])) ++end;
-    Mem mem = src;
+    Mem mem = nest_.src_at(src, 0, first.input.start);
     mem.delta[kBatch] = first.input.image;
-    mem.delta[kWidth] = first.input.start;
     const Reg first_weight = weight_regs[order[begin]];
     if (end - begin == 1 && first.input.index.empty() && first_weight != program::kNone) {
       builder_.fma(acc(first), first_weight, mem, program::Operand::broadcast_mem,

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "compiler/lower/lane_masks.hpp"
@@ -16,7 +17,8 @@
 
 namespace convt::lowering {
 
-/// What the lanes multiply by: input `start` in all of them, or input start + index[l] in lane l.
+/// What the lanes multiply by: input `start` in all of them, or in lane l what is index[l] elements
+/// further.
 struct LaneInput {
   std::int32_t image = 0;            ///< of the tile
   std::int32_t start = 0;            ///< relative to the tile's first input
@@ -37,11 +39,14 @@ struct LaneProduct {
 
 class LaneReduction {
  public:
-  LaneReduction(const Plan& plan, Builder& builder, Nest& nest, std::size_t vectors)
+  /// `weight_lanes`: which of a vector of packed weights is lane l's; empty: the l-th.
+  LaneReduction(const Plan& plan, Builder& builder, Nest& nest, std::size_t vectors,
+                std::vector<std::uint32_t> weight_lanes = {})
       : plan_(plan),
         builder_(builder),
         nest_(nest),
         vectors_(vectors),
+        weight_lanes_(std::move(weight_lanes)),
         masks_(builder, plan.lanes) {}
 
   /// The sums of the products of all input channels and live tap rows, by position, then vector.
@@ -60,6 +65,8 @@ class LaneReduction {
   [[nodiscard]] std::uint64_t loaded_lanes(const LaneProduct& product) const;
   void hold_masks(Products products);
   void hold_indices(Products products);
+  void hold_index(const std::vector<std::uint32_t>& index);
+  Reg permute(Reg from, const std::vector<std::uint32_t>& index);
   [[nodiscard]] std::size_t taps_at_once(Products products) const;
   void prefetch_next_tile(const Mem& src);
   void emit_channel(Products products, const Mem& src, const Mem& weights);
@@ -72,6 +79,7 @@ class LaneReduction {
   Builder& builder_;
   Nest& nest_;
   std::size_t vectors_;
+  std::vector<std::uint32_t> weight_lanes_;
   LaneMasks masks_;
   bool masks_held_ = false;
   std::map<std::vector<std::uint32_t>, Reg> indices_;  ///< held in registers

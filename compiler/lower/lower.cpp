@@ -55,7 +55,8 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
     case Family::tap_lanes:
       if (plan.phases != Phases::all) return "tap_lanes needs phases=all";
       if (plan.channels > plan.lanes) return "tap_lanes needs channels up to lanes";
-      if (plan.positions > 2 * plan.lanes) return "tap_lanes needs positions up to 2 * lanes";
+      if (plan.positions > 2 * plan.lanes * positions_abreast(problem, plan))
+        return "tap_lanes needs positions up to 2 * lanes, for each that share a vector";
       if (spatial_axes(problem)[2].stride * plan.channels > kMaxTapLanes)
         return "tap_lanes needs stride * channels up to " + std::to_string(kMaxTapLanes);
       return channels_first || has_contiguous_rows(problem, plan)

@@ -53,6 +53,12 @@ std::array<std::int64_t, kMaxRank> lengths(const Problem& problem, std::int64_t 
   return {axes[0].*length, axes[1].*length, axes[2].*length};
 }
 
+void join_channels_to_rows(Buffer& tensor) {
+  tensor.extent[kWidth] *= tensor.extent[kChannel];
+  tensor.extent[kChannel] = 1;
+  tensor.stride[kWidth] = 1;
+}
+
 Buffer make_vector(BufferKind kind, const char* name, std::int64_t extent) {
   Buffer buffer;
   buffer.kind = kind;
@@ -102,6 +108,7 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
       images_(plan.images) {
   contiguous_rows_ = (plan.family == Family::reduction_lanes || plan.family == Family::tap_lanes) &&
                      has_contiguous_rows(problem, plan);
+  contiguous_inputs_ = plan.family == Family::tap_lanes && has_contiguous_inputs(problem);
   if (plan.phases == Phases::row) outer_count_ = kMaxRank;
   for (std::size_t a = 0; a < outer_count_; ++a)
     outer_[a] = a == 1 && plan.tile_rows > 1
@@ -180,13 +187,11 @@ Nest::ChannelTiles Nest::channel_tiles() const {
 }
 
 void Nest::declare_buffers() {
-  src_ = builder_.buffer(make_src(problem_, staged_ ? BufferKind::staged_src : BufferKind::src));
+  Buffer src = make_src(problem_, staged_ ? BufferKind::staged_src : BufferKind::src);
+  if (contiguous_inputs_) join_channels_to_rows(src);
+  src_ = builder_.buffer(src);
   Buffer dst = make_dst(problem_, staged_ ? BufferKind::staged_dst : BufferKind::dst);
-  if (contiguous_rows_) {
-    dst.extent[kWidth] *= dst.extent[kChannel];
-    dst.extent[kChannel] = 1;
-    dst.stride[kWidth] = 1;
-  }
+  if (contiguous_rows_) join_channels_to_rows(dst);
   dst_ = builder_.buffer(dst);
   Buffer weights = make_vector(BufferKind::weights, "weights", 0);
   weights.axes = 5;
@@ -529,6 +534,9 @@ AddressId Nest::src_address(const Affine& ic) {
                                                 looped_taps_ * tiling_.tap_step});
   }
   const Affine channel = group_ * (packed_.ic * packed_.groups_a_tile) + ic;
+  if (contiguous_inputs_)
+    return builder_.address(
+        src_, {image_, 0, outer_[0].input, outer_[1].input, w * problem_.in_channels + channel});
   return builder_.address(src_, {image_, channel, outer_[0].input, outer_[1].input, w});
 }
 
@@ -539,6 +547,21 @@ std::int32_t Nest::src_channel(std::size_t v) const {
 
 std::int64_t Nest::src_lanes(std::int64_t groups) const {
   return panel_ ? lanes_ : groups * packed_.ic;
+}
+
+std::int32_t Nest::input_pitch() const {
+  if (contiguous_inputs_) return static_cast<std::int32_t>(problem_.in_channels);
+  return problem_.layout == Layout::nchw ? 1 : 0;
+}
+
+Mem Nest::src_at(Mem src, std::int32_t channel, std::int32_t input) const {
+  if (contiguous_inputs_) {
+    src.delta[kWidth] += input * input_pitch() + channel;
+  } else {
+    src.delta[kChannel] += channel;
+    src.delta[kWidth] += input;
+  }
+  return src;
 }
 
 AddressId Nest::weights_address(const Affine& ic_block, std::int32_t group_taps) {

@@ -78,6 +78,11 @@ class Nest {
     end_stage();
   }
 
+  /// Tap lanes, channels last, dense: src gets one axis for both likewise.
+  [[nodiscard]] bool contiguous_inputs() const { return contiguous_inputs_; }
+  /// Elements between neighbouring inputs of a row, where a vector of them can be loaded; else 0.
+  [[nodiscard]] std::int32_t input_pitch() const;
+
   /// Emits for a full block of plan.images, and in a loop over the images of a block that has
   /// fewer; the argument is how many images the tile is of.
   template <class Emit>
@@ -151,6 +156,8 @@ class Nest {
   /// load for so many groups in it.
   [[nodiscard]] std::int32_t src_channel(std::size_t v) const;
   [[nodiscard]] std::int64_t src_lanes(std::int64_t groups) const;
+  /// `src` moved on by channels and by inputs of the row.
+  [[nodiscard]] Mem src_at(Mem src, std::int32_t channel, std::int32_t input) const;
   /// weights at (tile, tap row, block of ic, first tap of the body's group, first oc).
   [[nodiscard]] AddressId weights_address(const Affine& ic_block, std::int32_t group_taps);
   /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
@@ -220,6 +227,7 @@ class Nest {
   Affine group_, oc_tile_, image_;
   ScalarId tail_tile_ = program::kNone;
   bool contiguous_rows_ = false;
+  bool contiguous_inputs_ = false;
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   program::TableId row_body_table_ = 0;

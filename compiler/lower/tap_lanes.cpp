@@ -7,6 +7,8 @@
 // Without dilation all taps of a row read the same input; with it, inputs of neighbouring residues
 // lie up to the dilation apart.
 //
+// Where the outputs of a position take half a vector or less, several positions share one.
+//
 // Vectors without any tap (a stride beyond the kernel) are just stored.
 
 #include <algorithm>
@@ -28,7 +30,8 @@ class TapLanes {
         plan_(plan),
         builder_(builder),
         nest_(problem, plan, builder),
-        stride_(static_cast<std::int32_t>(nest_.packed().residues)) {}
+        stride_(static_cast<std::int32_t>(nest_.packed().residues)),
+        abreast_(positions_abreast(problem, plan)) {}
 
   void lower() {
     nest_.for_each_body([&](const TileBody& body) { lower_body(body); });
@@ -44,12 +47,20 @@ class TapLanes {
   /// Inputs (relative to the tile's first) that exist, and the lanes that multiply by each.
   using RowInputs = std::map<std::int32_t, std::uint64_t>;
 
-  [[nodiscard]] std::int32_t real_lanes() const { return stride_ * plan_.channels; }
+  [[nodiscard]] std::int32_t lanes_a_position() const { return stride_ * plan_.channels; }
+  [[nodiscard]] std::int32_t real_lanes() const { return abreast_ * lanes_a_position(); }
+  [[nodiscard]] std::int32_t position(std::int32_t lane) const { return lane / lanes_a_position(); }
   [[nodiscard]] std::int32_t residue(std::int32_t lane) const {
-    return nest_.packed().residues_outer ? lane / plan_.channels : lane % stride_;
+    const std::int32_t within = lane % lanes_a_position();
+    return nest_.packed().residues_outer ? within / plan_.channels : within % stride_;
   }
   [[nodiscard]] std::int32_t channel(std::int32_t lane) const {
-    return nest_.packed().residues_outer ? lane % plan_.channels : lane / stride_;
+    const std::int32_t within = lane % lanes_a_position();
+    return nest_.packed().residues_outer ? within % plan_.channels : within / stride_;
+  }
+  /// Of positions that are abreast.
+  [[nodiscard]] std::int32_t position_groups() const {
+    return (plan_.positions + abreast_ - 1) / abreast_;
   }
   template <class Has>
   [[nodiscard]] std::uint64_t lanes_where(std::int32_t vector, Has&& has) const;
@@ -63,6 +74,7 @@ class TapLanes {
   [[nodiscard]] std::vector<LaneProduct> collect(const TileBody& body,
                                                  const std::vector<std::int32_t>& vectors) const;
   void lower_vectors(const TileBody& body, const std::vector<std::int32_t>& vectors);
+  [[nodiscard]] std::vector<std::uint32_t> weight_lanes() const;
   Reg load_bias(std::int32_t vector);
   [[nodiscard]] std::vector<Piece> pieces(std::int32_t vector) const;
   void store(const TileBody& body, std::int32_t vector, const std::vector<Reg>& values);
@@ -74,16 +86,17 @@ class TapLanes {
   Builder& builder_;
   Nest nest_;
   std::int32_t stride_;
+  std::int32_t abreast_;                      ///< positions that share a vector
   std::vector<std::int32_t> summed_, empty_;  ///< vectors of the tile with taps, and without
 };
 
-/// The lanes of a vector whose residue `has` something.
+/// The lanes of a vector that `has` something.
 template <class Has>
 std::uint64_t TapLanes::lanes_where(std::int32_t vector, Has&& has) const {
   std::uint64_t bits = 0;
   for (std::int32_t l = 0; l < plan_.lanes; ++l) {
     const std::int32_t lane = vector * plan_.lanes + l;
-    if (lane < real_lanes() && has(residue(lane))) bits |= std::uint64_t{1} << l;
+    if (lane < real_lanes() && has(lane)) bits |= std::uint64_t{1} << l;
   }
   return bits;
 }
@@ -93,14 +106,14 @@ void TapLanes::sort_vectors(const TileBody& body) {
   summed_.clear();
   empty_.clear();
   for (std::int32_t vector = 0; vector * plan_.lanes < real_lanes(); ++vector) {
-    const std::uint64_t lanes = lanes_where(vector, [&](std::int32_t r) {
-      return !body.phases[static_cast<std::size_t>(r)].taps.empty();
+    const std::uint64_t lanes = lanes_where(vector, [&](std::int32_t lane) {
+      return !body.phases[static_cast<std::size_t>(residue(lane))].taps.empty();
     });
     (lanes != 0 ? summed_ : empty_).push_back(vector);
   }
 }
 
-/// The inputs of the row-th taps of a vector's lanes at position q.
+/// The inputs of the row-th taps of a vector's lanes, the first of which is of position q.
 TapLanes::RowInputs TapLanes::row_inputs(const TileBody& body, std::int32_t vector,
                                          std::int32_t row, std::int32_t q) const {
   RowInputs inputs;
@@ -109,7 +122,7 @@ TapLanes::RowInputs TapLanes::row_inputs(const TileBody& body, std::int32_t vect
     if (lane >= real_lanes()) break;
     const std::vector<BodyTap>& taps = body.phases[static_cast<std::size_t>(residue(lane))].taps;
     if (row >= static_cast<std::int32_t>(taps.size())) continue;
-    const std::int32_t input = q - taps[static_cast<std::size_t>(row)].shift;
+    const std::int32_t input = q + position(lane) - taps[static_cast<std::size_t>(row)].shift;
     if (body.input_exists(input)) inputs[input] |= std::uint64_t{1} << l;
   }
   return inputs;
@@ -119,15 +132,17 @@ TapLanes::RowInputs TapLanes::row_inputs(const TileBody& body, std::int32_t vect
 /// it broadcast; of several close ones, permuted. Otherwise each input gets a product of its own.
 void TapLanes::add_products(const RowInputs& inputs, LaneProduct product,
                             std::vector<LaneProduct>& products) const {
-  if (inputs.size() > 1 && problem_.layout == Layout::nchw &&
-      inputs.rbegin()->first - inputs.begin()->first < plan_.lanes) {
+  const std::int32_t pitch = nest_.input_pitch();
+  if (inputs.size() > 1 && pitch > 0 &&
+      (inputs.rbegin()->first - inputs.begin()->first) * pitch < plan_.lanes) {
     product.input.start = inputs.begin()->first;
     product.input.index.assign(static_cast<std::size_t>(plan_.lanes), 0);
     for (const auto& [input, lanes] : inputs) {
       product.lanes |= lanes;
       for (std::size_t l = 0; l < product.input.index.size(); ++l)
         if ((lanes >> l & 1) != 0)
-          product.input.index[l] = static_cast<std::uint32_t>(input - product.input.start);
+          product.input.index[l] =
+              static_cast<std::uint32_t>((input - product.input.start) * pitch);
     }
     products.push_back(std::move(product));
     return;
@@ -146,10 +161,10 @@ std::vector<LaneProduct> TapLanes::collect(const TileBody& body,
                                            const std::vector<std::int32_t>& vectors) const {
   std::vector<LaneProduct> products;
   for (std::int32_t row = 0; row < body.group_taps; ++row)
-    for (std::int32_t q = 0; q < plan_.positions; ++q)
+    for (std::int32_t p = 0; p < position_groups(); ++p)
       for (std::size_t v = 0; v < vectors.size(); ++v)
-        add_products(row_inputs(body, vectors[v], row, q),
-                     {static_cast<std::size_t>(q), v, vectors[v], row, {}, 0}, products);
+        add_products(row_inputs(body, vectors[v], row, p * abreast_),
+                     {static_cast<std::size_t>(p), v, vectors[v], row, {}, 0}, products);
   return products;
 }
 
@@ -166,13 +181,13 @@ void TapLanes::lower_body(const TileBody& body) {
   }
   for (const std::int32_t vector : empty_) {
     const Reg value = load_bias(vector);
-    store(body, vector, std::vector<Reg>(static_cast<std::size_t>(plan_.positions), value));
+    store(body, vector, std::vector<Reg>(static_cast<std::size_t>(position_groups()), value));
   }
 }
 
 void TapLanes::lower_vectors(const TileBody& body, const std::vector<std::int32_t>& vectors) {
-  const auto positions = static_cast<std::size_t>(plan_.positions);
-  const std::vector<Reg> acc = LaneReduction(plan_, builder_, nest_, vectors.size())
+  const auto positions = static_cast<std::size_t>(position_groups());
+  const std::vector<Reg> acc = LaneReduction(plan_, builder_, nest_, vectors.size(), weight_lanes())
                                    .emit(positions, collect(body, vectors), body.group_taps);
   for (std::size_t v = 0; v < vectors.size(); ++v) {
     const Reg bias = problem_.bias ? load_bias(vectors[v]) : program::kNone;
@@ -183,6 +198,14 @@ void TapLanes::lower_vectors(const TileBody& body, const std::vector<std::int32_
     }
     store(body, vectors[v], values);
   }
+}
+
+/// Positions abreast multiply by the same weights.
+std::vector<std::uint32_t> TapLanes::weight_lanes() const {
+  std::vector<std::uint32_t> result;
+  for (std::int32_t l = 0; abreast_ > 1 && l < plan_.lanes; ++l)
+    result.push_back(static_cast<std::uint32_t>(l % lanes_a_position()));
+  return result;
 }
 
 /// The bias of each lane's channel; 0 without a bias.
@@ -206,7 +229,7 @@ Reg TapLanes::load_bias(std::int32_t vector) {
 std::vector<TapLanes::Piece> TapLanes::pieces(std::int32_t vector) const {
   const std::int32_t first = vector * plan_.lanes;
   const std::int32_t end = std::min(first + plan_.lanes, real_lanes());
-  if (nest_.contiguous_rows()) return {{0, 0, end - first, first}};
+  if (nest_.contiguous_rows() || abreast_ > 1) return {{0, 0, end - first, first}};
   std::vector<Piece> result;
   for (std::int32_t c = first / stride_; c * stride_ < end; ++c)
     result.push_back({c, std::max(0, c * stride_ - first), std::min(end, (c + 1) * stride_) - first,
@@ -214,12 +237,13 @@ std::vector<TapLanes::Piece> TapLanes::pieces(std::int32_t vector) const {
   return result;
 }
 
-/// `values` by position of the tile.
+/// `values` by group of positions.
 void TapLanes::store(const TileBody& body, std::int32_t vector, const std::vector<Reg>& values) {
   std::vector<std::uint64_t> stored;
-  for (std::int32_t q = 0; q < static_cast<std::int32_t>(values.size()); ++q)
-    stored.push_back(lanes_where(vector, [&](std::int32_t r) {
-      const BodyPhase& phase = body.phases[static_cast<std::size_t>(r)];
+  for (std::int32_t p = 0; p < position_groups(); ++p)
+    stored.push_back(lanes_where(vector, [&](std::int32_t lane) {
+      const BodyPhase& phase = body.phases[static_cast<std::size_t>(residue(lane))];
+      const std::int32_t q = p * abreast_ + position(lane);
       return phase.valid_begin <= q && q < phase.valid_end;
     }));
   for (const Piece& piece : pieces(vector))
@@ -229,15 +253,15 @@ void TapLanes::store(const TileBody& body, std::int32_t vector, const std::vecto
 void TapLanes::store_piece(const Piece& piece, const std::vector<std::uint64_t>& stored,
                            const std::vector<Reg>& values) {
   LaneMasks masks(builder_, plan_.lanes);
-  const std::int32_t outputs_a_position =
-      nest_.contiguous_rows() ? stride_ * plan_.channels : stride_;
-  for (std::size_t q = 0; q < values.size(); ++q) {
-    const std::uint64_t bits = stored[q] & lane_bits(piece.begin, piece.end, plan_.lanes);
+  const std::int32_t outputs_a_group =
+      abreast_ * (nest_.contiguous_rows() ? lanes_a_position() : stride_);
+  for (std::size_t p = 0; p < values.size(); ++p) {
+    const std::uint64_t bits = stored[p] & lane_bits(piece.begin, piece.end, plan_.lanes);
     if (bits == 0) continue;
     Mem mem{nest_.dst_address(), kWidth, {}};
     mem.delta[kChannel] = piece.channel;
-    mem.delta[kWidth] = static_cast<std::int32_t>(q) * outputs_a_position + piece.output;
-    builder_.store(mem, values[q], masks.get(bits));
+    mem.delta[kWidth] = static_cast<std::int32_t>(p) * outputs_a_group + piece.output;
+    builder_.store(mem, values[p], masks.get(bits));
   }
 }
 

@@ -15,11 +15,11 @@ namespace {
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
 constexpr double kPortSharing = 0.62;
 constexpr double kExposedChain = 0.3;
-constexpr double kSplit = 0.9;               // unaligned vectors mostly straddle two cache lines
-constexpr double kPermutedInputLoads = 1.5;  // a load and a permute, in loads
-constexpr double kLoopCycles = 1.5;          // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 12;           // pointers and counters of one tile
-constexpr double kItemCycles = 40;           // scalars of one work item
+constexpr double kSplit = 0.9;        // unaligned vectors mostly straddle two cache lines
+constexpr double kPermutedLoads = 2;  // a load under a mask and a permute, in loads
+constexpr double kLoopCycles = 1.5;   // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 12;    // pointers and counters of one tile
+constexpr double kItemCycles = 40;    // scalars of one work item
 constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
@@ -326,21 +326,26 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
   const std::vector<TapVector> tap_vectors = find_tap_vectors(problem, plan, body);
   const auto all_vectors = static_cast<double>(tap_vectors.size());
   const double inputs = std::max(0, body.input_end - body.input_begin);
-  const double positions = std::min<double>(plan.positions, inputs);
+  const double abreast = positions_abreast(problem, plan);
+  const double positions = std::ceil(std::min<double>(plan.positions, inputs) / abreast);
+  const double groups = std::ceil(plan.positions / abreast);
   BodyCounts counts;
   counts.passes = std::max(1.0, std::ceil(all_vectors / vectors_at_once(plan)));
   const double vectors = std::ceil(all_vectors / counts.passes);
-  counts.accumulators = static_cast<int>(plan.positions * vectors);
+  counts.accumulators = static_cast<int>(groups * vectors);
   counts.registers = counts.accumulators + static_cast<int>(vectors) + 2;
   double rows = 0;
   bool permutes = false;
+  const double abreast_loads = abreast > 1 ? kPermutedLoads : 1;
   for (const TapVector& vector : tap_vectors) {
     const auto vector_rows = static_cast<double>(vector.rows);
     const double spread = vector.last_shift - vector.first_shift;
-    const bool permuted = spread > 0 && spread < plan.lanes && problem.layout == Layout::nchw;
+    const bool permuted =
+        abreast > 1 || (spread > 0 && spread < plan.lanes && problem.layout == Layout::nchw);
     const double products = permuted ? 1 : spread + 1;
     counts.fmas += positions * vector_rows * products;
-    counts.loads += vector_rows + (permuted ? positions * vector_rows * kPermutedInputLoads : 0);
+    counts.loads +=
+        vector_rows * abreast_loads + (permuted ? positions * vector_rows * kPermutedLoads : 0);
     rows = std::max(rows, vector_rows);
     permutes = permutes || permuted;
   }
@@ -351,7 +356,7 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
       std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
   counts.loads += counts.passes * std::ceil(rows / rows_at_once) *
                   std::min(inputs, positions + rows_at_once - 1);
-  counts.stores = plan.positions * stored_pieces(problem, plan, body) * 1.7;
+  counts.stores = groups * stored_pieces(problem, plan, body) * 1.7;
   return counts;
 }
 

@@ -187,6 +187,22 @@ bool has_contiguous_rows(const Problem& problem, const Plan& plan) {
          !zero_tail;
 }
 
+bool has_contiguous_inputs(const Problem& problem) {
+  return problem.layout == Layout::nhwc && problem.groups == 1 &&
+         problem.src_pitch() == problem.in_channels;
+}
+
+int positions_abreast(const Problem& problem, const Plan& plan) {
+  const bool channels_first = problem.layout == Layout::nchw;
+  if (channels_first ? plan.channels != 1 : !has_contiguous_inputs(problem)) return 1;
+  const Axis axis = spatial_axes(problem)[2];
+  const std::int64_t pitch = channels_first ? 1 : problem.in_channels;
+  std::int64_t positions = plan.lanes / (axis.stride * plan.channels);
+  // Their inputs are permuted from one vector.
+  while (positions > 1 && (positions + axis.dilation - 2) * pitch >= plan.lanes) --positions;
+  return static_cast<int>(std::max<std::int64_t>(1, positions));
+}
+
 int vectors_at_once(const Plan& plan) {
   // Accumulators, the weights of one tap row, an input; without mask registers, masks.
   const int registers = plan.lanes == 16 ? 30 : 11;

@@ -49,6 +49,13 @@ int interleave_registers(std::int64_t phases);
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);
 
+/// Channels last, dense, one group: consecutive inputs of a row are contiguous whatever their
+/// channel.
+bool has_contiguous_inputs(const Problem& problem);
+
+/// Tap lanes: positions q whose outputs share a vector, where those of one take at most half.
+int positions_abreast(const Problem& problem, const Plan& plan);
+
 /// Tap lanes of a tile.
 inline constexpr std::int64_t kMaxTapLanes = 2048;
 

@@ -21,6 +21,7 @@ constexpr std::int64_t kMostImages = 16;
 constexpr std::int64_t kSmallRow = 8;        // positions; with more, a tile is of one image
 constexpr double kStagingThreshold = 1.5;    // times the roofline: below, staging cannot pay
 constexpr std::int64_t kMaxStaticTaps = 64;  // innermost taps that a body may unroll
+constexpr std::int64_t kManyPhases = 5;      // fewer are cheap to interleave by space lanes
 constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channels than fill vectors
 
 class Planner {
@@ -356,7 +357,7 @@ std::vector<int> Planner::tap_lanes_channels() const {
 }
 
 void Planner::add_tap_lanes() {
-  if (innermost_.stride == 1) return;
+  if (innermost_.stride < (problem_.layout == Layout::nchw ? kManyPhases : 2)) return;
   const std::int64_t rows = tap_row_count(make_phases(innermost_));
   if (rows > kMaxStaticTaps) return;
   const std::int64_t positions = innermost_.output / innermost_.stride + 2;
@@ -366,13 +367,15 @@ void Planner::add_tap_lanes() {
     plan.phases = Phases::all;
     plan.channels = channels;
     if (problem_.layout == Layout::nhwc && !has_contiguous_rows(problem_, plan)) return;
-    const int most =
-        static_cast<int>(std::min<std::int64_t>(positions, target_.vector_registers - 3));
-    for (plan.positions = 1; plan.positions <= most; ++plan.positions) {
+    const int abreast = positions_abreast(problem_, plan);
+    const auto most = static_cast<int>(
+        std::min<std::int64_t>(positions / abreast + 1, target_.vector_registers - 3));
+    for (int groups = 1; groups <= most; ++groups) {
+      plan.positions = groups * abreast;
       const double vectors = std::min<double>(
           vectors_at_once(plan),
           std::ceil(static_cast<double>(innermost_.stride * channels) / target_.lanes));
-      plan.ic_unroll = choose_unroll(static_cast<double>(rows) * plan.positions * vectors);
+      plan.ic_unroll = choose_unroll(static_cast<double>(rows) * groups * vectors);
       add(plan);
     }
   }
