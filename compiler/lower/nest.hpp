@@ -61,11 +61,6 @@ class Nest {
     end_stage();
   }
 
-  /// Tap lanes, channels last, dense: src gets one axis for both likewise.
-  [[nodiscard]] bool contiguous_inputs() const { return contiguous_inputs_; }
-  /// Elements between neighbouring inputs of a row, where a vector of them can be loaded; else 0.
-  [[nodiscard]] std::int32_t input_pitch() const;
-
   void begin_taps();  ///< loops over live taps of d and h (of w as well with Phases::row)
   void end_taps();
 
@@ -172,7 +167,7 @@ class Nest {
   Affine group_, oc_tile_, image_;
   ScalarId tail_tile_ = program::kNone;
   bool contiguous_rows_ = false;
-  bool contiguous_inputs_ = false;
+  bool contiguous_inputs_ = false;  ///< tap lanes: src gets one axis for both likewise
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   Affine run_output_, run_input_, run_group_;
