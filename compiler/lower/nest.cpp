@@ -549,14 +549,9 @@ std::int64_t Nest::src_lanes(std::int64_t groups) const {
   return panel_ ? lanes_ : groups * packed_.ic;
 }
 
-std::int32_t Nest::input_pitch() const {
-  if (contiguous_inputs_) return static_cast<std::int32_t>(problem_.in_channels);
-  return problem_.layout == Layout::nchw ? 1 : 0;
-}
-
 Mem Nest::src_at(Mem src, std::int32_t channel, std::int32_t input) const {
   if (contiguous_inputs_) {
-    src.delta[kWidth] += input * input_pitch() + channel;
+    src.delta[kWidth] += input * static_cast<std::int32_t>(input_pitch(problem_)) + channel;
   } else {
     src.delta[kChannel] += channel;
     src.delta[kWidth] += input;

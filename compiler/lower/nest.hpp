@@ -78,11 +78,6 @@ class Nest {
     end_stage();
   }
 
-  /// Tap lanes, channels last, dense: src gets one axis for both likewise.
-  [[nodiscard]] bool contiguous_inputs() const { return contiguous_inputs_; }
-  /// Elements between neighbouring inputs of a row, where a vector of them can be loaded; else 0.
-  [[nodiscard]] std::int32_t input_pitch() const;
-
   /// Emits for a full block of plan.images, and in a loop over the images of a block that has
   /// fewer; the argument is how many images the tile is of.
   template <class Emit>
@@ -227,7 +222,7 @@ class Nest {
   Affine group_, oc_tile_, image_;
   ScalarId tail_tile_ = program::kNone;
   bool contiguous_rows_ = false;
-  bool contiguous_inputs_ = false;
+  bool contiguous_inputs_ = false;  ///< tap lanes: src gets one axis for both likewise
   program::TableId run_table_ = 0;
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   program::TableId row_body_table_ = 0;

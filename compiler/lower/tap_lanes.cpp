@@ -132,7 +132,7 @@ TapLanes::RowInputs TapLanes::row_inputs(const TileBody& body, std::int32_t vect
 /// it broadcast; of several close ones, permuted. Otherwise each input gets a product of its own.
 void TapLanes::add_products(const RowInputs& inputs, LaneProduct product,
                             std::vector<LaneProduct>& products) const {
-  const std::int32_t pitch = nest_.input_pitch();
+  const auto pitch = static_cast<std::int32_t>(input_pitch(problem_));
   if (inputs.size() > 1 && pitch > 0 &&
       (inputs.rbegin()->first - inputs.begin()->first) * pitch < plan_.lanes) {
     product.input.start = inputs.begin()->first;

@@ -327,6 +327,7 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
   const auto all_vectors = static_cast<double>(tap_vectors.size());
   const double inputs = std::max(0, body.input_end - body.input_begin);
   const double abreast = positions_abreast(problem, plan);
+  const auto pitch = static_cast<double>(input_pitch(problem));
   const double positions = std::ceil(std::min<double>(plan.positions, inputs) / abreast);
   const double groups = std::ceil(plan.positions / abreast);
   BodyCounts counts;
@@ -340,8 +341,7 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
   for (const TapVector& vector : tap_vectors) {
     const auto vector_rows = static_cast<double>(vector.rows);
     const double spread = vector.last_shift - vector.first_shift;
-    const bool permuted =
-        abreast > 1 || (spread > 0 && spread < plan.lanes && problem.layout == Layout::nchw);
+    const bool permuted = abreast > 1 || (spread > 0 && pitch > 0 && spread * pitch < plan.lanes);
     const double products = permuted ? 1 : spread + 1;
     counts.fmas += positions * vector_rows * products;
     counts.loads +=

@@ -192,11 +192,16 @@ bool has_contiguous_inputs(const Problem& problem) {
          problem.src_pitch() == problem.in_channels;
 }
 
+std::int64_t input_pitch(const Problem& problem) {
+  if (problem.layout == Layout::nchw) return 1;
+  return has_contiguous_inputs(problem) ? problem.in_channels : 0;
+}
+
 int positions_abreast(const Problem& problem, const Plan& plan) {
-  const bool channels_first = problem.layout == Layout::nchw;
-  if (channels_first ? plan.channels != 1 : !has_contiguous_inputs(problem)) return 1;
+  if (problem.layout == Layout::nchw && plan.channels != 1) return 1;
+  const std::int64_t pitch = input_pitch(problem);
+  if (pitch == 0) return 1;
   const Axis axis = spatial_axes(problem)[2];
-  const std::int64_t pitch = channels_first ? 1 : problem.in_channels;
   std::int64_t positions = plan.lanes / (axis.stride * plan.channels);
   // Their inputs are permuted from one vector.
   while (positions > 1 && (positions + axis.dilation - 2) * pitch >= plan.lanes) --positions;

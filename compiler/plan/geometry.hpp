@@ -53,6 +53,9 @@ int groups_a_vector(const Problem& problem, int lanes);
 /// channel.
 bool has_contiguous_inputs(const Problem& problem);
 
+/// Elements between neighbouring inputs of a row, where a vector of them can be loaded; else 0.
+std::int64_t input_pitch(const Problem& problem);
+
 /// Tap lanes: positions q whose outputs share a vector, where those of one take at most half.
 int positions_abreast(const Problem& problem, const Plan& plan);
 
