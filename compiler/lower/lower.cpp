@@ -68,12 +68,8 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
 
 /// Orders that change nothing, and tensors that have no contiguous axis to copy along.
 std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
-  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
-  const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
-  const bool is_point = axes[innermost].input == 1 && axes[innermost].output == 1;
-  if (innermost != kMaxRank - 1 && is_point)
-    return "staging makes an axis of length 1 the innermost";
   const Problem staged = compute_problem(problem, plan);
+  if (!keeps_order(staged)) return "staging in an order of axes that is none here";
   for (const Problem& side : {problem, staged}) {
     const bool last = side.layout == Layout::nhwc;
     if (last && ((side.in_channels == 1 && side.src_pitch() > 1) ||

@@ -149,6 +149,11 @@ Problem compute_problem(const Problem& problem, const Plan& plan) {
   return staged;
 }
 
+bool keeps_order(const Problem& staged) {
+  const OrderedAxes ordered = order_axes(staged);
+  return ordered.axes == staged.axes && ordered.order == std::array<std::size_t, kMaxRank>{0, 1, 2};
+}
+
 std::int32_t tile_width(const Plan& plan) {
   return plan.family == Family::space_lanes ? plan.positions * plan.lanes : plan.positions;
 }

@@ -428,6 +428,9 @@ std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const
   const double limit_us = roofline_cycles(problem, target) / kCyclesPerMicrosecond;
   if (best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us) {
     for (const Staging& staging : other_orders(problem)) {
+      Plan staged_plan;
+      staged_plan.staging = staging;
+      if (!keeps_order(compute_problem(problem, staged_plan))) continue;
       auto staged = Planner(problem, target, options, staging).candidates();
       candidates.insert(candidates.end(), staged.begin(), staged.end());
     }
