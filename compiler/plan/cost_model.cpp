@@ -13,31 +13,37 @@ namespace convt {
 namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
-constexpr double kPortSharing = 0.62;
-constexpr double kExposedChain = 0.3;
-constexpr double kSplit = 0.9;        // unaligned vectors mostly straddle two cache lines
-constexpr double kPermutedLoads = 2;  // a load under a mask and a permute, in loads
-constexpr double kLoopCycles = 1.5;   // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 12;    // pointers and counters of one tile
-constexpr double kItemCycles = 40;    // scalars of one work item
-constexpr double kL2BytesPerCycle = 32, kL3BytesPerCycle = 11, kMemoryBytesPerCycle = 5;
+constexpr double kPortSharing = 1.4;  // infinite: loads and multiply-adds overlap perfectly
+constexpr double kExposedChain = 0.38;
+constexpr double kSplit = 0.99;         // unaligned vectors mostly straddle two cache lines
+constexpr double kPermutedLoads = 4.3;  // a load under a mask and a permute, in loads
+constexpr double kLoopCycles = 1.2;     // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 6.8;     // pointers and counters of one tile
+constexpr double kItemCycles = 20;      // scalars of one work item
+constexpr double kL2BytesPerCycle = 27, kL3BytesPerCycle = 28, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
 // store.
-constexpr double kL2InputLine = 2.5, kFarInputLine = 5, kFarScatteredStore = 14, kFarStore = 4,
-                 kL3Store = 1;
-constexpr double kExposedReads = 0.4, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 8;
-constexpr double kPrefetched = 0.35;  // what is left of lines' cost that tiles prefetch
-constexpr double kPanelLine = 2, kFarPanelLine = 6;  // copying one cache line into a panel
+constexpr double kL2InputLine = 1.6, kFarInputLine = 2.9, kFarScatteredStore = 2.8, kFarStore = 1.6,
+                 kL3Store = 0.45;
+constexpr double kExposedReads = 0.56, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 5.9;
+// What prefetching leaves of lines' cost, in tiles of all output channels and in others.
+constexpr double kPrefetched = 0.6, kPrefetchedAgain = 0.21;
+constexpr double kExposedTraffic = 0.089;  // of moving the tensors through caches and memory once
+// Reduction lanes: cycles of each line of input, from L2 and from beyond.
+constexpr double kL2ReducedLine = 0.81, kFarReducedLine = 1.3;
+constexpr double kPanelLine = 2.7, kFarPanelLine = 6;  // copying one cache line into a panel
 // Channels last, pixels that are pages apart: cycles of each load of one ...
-constexpr double kFarPixel = 0.5, kFarPixelInLoop = 3, kConflictingPixel = 3;
-constexpr double kPanelPixel = 2, kFarPanelPixel = 4;  // ... of copying one into a panel
-constexpr double kFarOutputPixel = 6;                  // ... of storing to one past L2
-constexpr double kSquareCycles = 55;  // transposing lanes x lanes elements from memory to memory
+constexpr double kFarPixel = 1.1, kFarPixelInLoop = 3, kConflictingPixel = 3;
+constexpr double kPanelPixel = 2.1, kFarPanelPixel = 3;  // ... of copying one into a panel
+constexpr double kFarOutputPixel = 3.3;                  // ... of storing to one past L2
+constexpr double kSquareCycles = 132;    // transposing lanes x lanes elements, memory to memory
+constexpr double kInterleaveStep = 0.6;  // a permute of interleaving or the reverse
+constexpr double kStagedTraffic = 1;     // of the tensors, in and out of their staged order
 constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 // What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
 // several rows: they have few other loads to wait for.
-constexpr double kBroadcast = 1.2, kBroadcastOperand = 1.4;
+constexpr double kBroadcast = 0.56, kBroadcastOperand = 0.86;
 
 /// Counts of one reduction step.
 struct StepCounts {
@@ -174,7 +180,17 @@ BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileB
   return counts;
 }
 
-BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+/// What loading a line of the input costs beyond the load, where a row is too long for the L1
+/// cache.
+double reduced_line_cycles(const Problem& problem, const Target& target) {
+  const std::int64_t row = spatial_axes(problem)[2].input * problem.src_pitch() * 4;
+  if (row < target.l1_bytes / 2) return 0;
+  const bool far = problem.input_spatial() * problem.src_pitch() * 4 > target.l2_bytes / 2;
+  return far ? kFarReducedLine : kL2ReducedLine;
+}
+
+BodyCounts count_reduction_lanes(const Problem& problem, const Target& target, const Plan& plan,
+                                 const TileBody& body) {
   const Products products = count_products(body);
   const double j = plan.channels;
   BodyCounts counts;
@@ -183,6 +199,7 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Plan& plan, const
   counts.chain = products.longest_chain;
   counts.loads = products.inputs + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
+  counts.stalls = products.inputs * reduced_line_cycles(problem, target);
   const double phases = static_cast<double>(body.phases.size());
   counts.registers =
       counts.accumulators + 2 + static_cast<int>(std::ceil(products.positions / phases));
@@ -369,7 +386,7 @@ BodyCounts count_body(const Problem& problem, const Target& target, const Plan& 
       return count_space_lanes(plan, rows, body, spatial_axes(problem)[2].stride,
                                target.vector_registers);
     case Family::reduction_lanes:
-      return count_reduction_lanes(problem, plan, body);
+      return count_reduction_lanes(problem, target, plan, body);
     case Family::group_lanes:
       return count_group_lanes(problem, plan, body);
     case Family::tap_lanes:
@@ -436,7 +453,9 @@ struct PlaneCosts {
 /// Channels last, positions are a pixel pitch apart: large powers of two put them into few cache
 /// sets.
 double pixel_conflict_cycles(const Problem& problem, const Plan& plan) {
-  if (plan.family != Family::channel_lanes || problem.ic_per_group() < plan.lanes) return 0;
+  const bool by_pixel =
+      plan.family == Family::channel_lanes || plan.family == Family::reduction_lanes;
+  if (!by_pixel || problem.ic_per_group() < plan.lanes) return 0;
   const std::int64_t pitch = problem.src_pitch() * 4;
   const double ways = plan.positions / distinct_sets(pitch);
   if (ways > 11) return 2.0 * plan.positions;
@@ -482,7 +501,7 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
   }
   // Tiles of all output channels read each line once: prefetching hides most of what that takes.
   const bool single_pass = space && plan.channels >= problem.oc_per_group();
-  if (single_pass && plan.prefetch) costs.input_step *= kPrefetched;
+  if (plan.prefetch) costs.input_step *= single_pass ? kPrefetched : kPrefetchedAgain;
   if (problem.ic_per_group() < 8)
     costs.input_step = 0;  // the tile's next rows find their lines in L1
   const bool cached_output =
@@ -505,11 +524,30 @@ double memory_rate(const Target& target, double bytes) {
                                                       : kMemoryReadBytesPerCycle;
 }
 
+/// Cycles an element of a reorder: `row` is the innermost length in the user's order, `staged_row`
+/// in the staged one.
+double reorder_cycles(const Problem& problem, const Target& target, const Staging& staging,
+                      double channels, double row, double staged_row) {
+  const auto lanes = static_cast<double>(target.lanes);
+  const bool last = problem.layout == Layout::nhwc, staged_last = staging.layout == Layout::nhwc;
+  if (last && staged_last) return 3 * std::ceil(channels / lanes) / channels;
+  // Elements that lie side by side on either side, up to a vector.
+  double one = last ? channels : row, other = staged_last ? channels : staged_row;
+  if (staging.order == AxisOrder::dhw) (last ? other : one) = lanes;  // rows continue one another
+  if (last && one < lanes) one *= std::min(row, std::floor(lanes / one));
+  const double fewer = std::min(one, other);
+  if (fewer * 1.5 < lanes && staging.order == AxisOrder::dhw)
+    return (2 + kInterleaveStep * (fewer - 1)) / lanes;
+  const auto filled = [&](double length) { return length / (std::ceil(length / lanes) * lanes); };
+  return kSquareCycles / (lanes * lanes * filled(one) * filled(other));
+}
+
 double step_cycles(const StepCounts& counts, const Plan& plan, double weight_bytes_per_cycle) {
   const double fma_cycles = counts.fmas / kFmaPerCycle,
                load_cycles = (counts.loads + counts.splits) / kLoadsPerCycle;
   // Near both limits the ports are not shared out perfectly.
-  double cycles = std::max({fma_cycles, load_cycles, kPortSharing * (fma_cycles + load_cycles)});
+  double cycles = std::pow(std::pow(fma_cycles, kPortSharing) + std::pow(load_cycles, kPortSharing),
+                           1 / kPortSharing);
   cycles = std::max(cycles, counts.chain * kFmaLatency);
   // What streams from past L2 overlaps with arithmetic, though not wholly.
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
@@ -624,6 +662,9 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
     cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);
   }
+  const double traffic = tensor_bytes(problem);
+  if (traffic > static_cast<double>(target.l2_bytes))
+    cost.cycles += kExposedTraffic * traffic / memory_rate(target, traffic);
   fma_total *= tiles_of_channels * plan.lanes;
   cost.useful_lanes = fma_total > 0 ? static_cast<double>(problem.live_macs()) / fma_total : 1;
   return cost;
@@ -640,24 +681,16 @@ double estimate_staging_cycles(const Problem& problem, const Target& target, con
   const auto axes = spatial_axes(problem);
   const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
   const auto reorder = [&](std::int64_t channels, std::int64_t Axis::*length) {
-    const auto lanes = static_cast<double>(target.lanes);
-    const auto spatial =
-        static_cast<double>((axes[0].*length) * (axes[1].*length) * (axes[2].*length));
-    const auto row = static_cast<double>(axes[innermost].*length);
-    const auto across = static_cast<double>(channels);
-    const bool same_layout = plan.staging.layout == problem.layout;
-    // The contiguous axes of either side: squares of lanes x lanes elements.
-    double one = across, other = same_layout ? row : spatial;
-    if (same_layout && problem.layout == Layout::nchw) one = spatial / row;
-    if (!same_layout && innermost != kMaxRank - 1) other = row;
-    if (same_layout && problem.layout == Layout::nhwc)
-      return 3 * std::ceil(across / lanes) * spatial;
-    const double squares = std::ceil(one / lanes) * std::ceil(other / lanes);
-    return kSquareCycles * squares * spatial * across / (one * other);
+    const std::array<double, kMaxRank> lengths{static_cast<double>(axes[0].*length),
+                                               static_cast<double>(axes[1].*length),
+                                               static_cast<double>(axes[2].*length)};
+    const double elements = lengths[0] * lengths[1] * lengths[2] * static_cast<double>(channels);
+    return elements * reorder_cycles(problem, target, plan.staging, static_cast<double>(channels),
+                                     lengths[2], lengths[innermost]);
   };
   const double bytes = tensor_bytes(problem);
   return reorder(problem.in_channels, &Axis::input) + reorder(problem.out_channels, &Axis::output) +
-         2 * bytes / memory_rate(target, 2 * bytes);
+         kStagedTraffic * 2 * bytes / memory_rate(target, 2 * bytes);
 }
 
 PlanCost average_over_batch(const PlanCost& block, const PlanCost& single, int images,
