@@ -180,6 +180,7 @@ class Tracer {
   void access(const Inst& inst) {
     if (is_element_access(inst)) return touch(inst, 0);
     std::int64_t lanes = (std::int64_t{1} << program_.lanes) - 1;
+    if (inst.op == Op::store && inst.imm != 0) lanes = (std::int64_t{1} << inst.imm) - 1;
     if (inst.mask != kNone && inst.op != Op::permute && masks_[inst.mask] >= 0) {
       lanes = masks_[inst.mask];
     }

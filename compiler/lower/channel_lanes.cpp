@@ -19,7 +19,11 @@ namespace {
 class ChannelLanes {
  public:
   ChannelLanes(const Problem& problem, const Plan& plan, Builder& builder)
-      : problem_(problem), plan_(plan), builder_(builder), nest_(problem, plan, builder) {}
+      : problem_(problem),
+        plan_(plan),
+        builder_(builder),
+        nest_(problem, plan, builder),
+        is_far_(is_far_output(problem)) {}
 
   void lower() {
     nest_.for_each_body([&](const TileBody& body) {
@@ -39,13 +43,17 @@ class ChannelLanes {
   void store_channels_last();
   void store_channels_first();
   void store_scattered();
-  void store_channel(std::int64_t channel, const Mem& mem, Reg value, Reg mask);
+  void store_channel(std::int64_t channel, const Mem& mem, Reg value, std::uint64_t bits, Reg mask);
+  Reg make_mask(std::uint64_t bits) {
+    return make_store_mask(builder_, bits, plan_.lanes, is_far_);
+  }
   void store_vector(std::size_t v, std::int64_t channels);
 
   const Problem& problem_;
   const Plan& plan_;
   Builder& builder_;
   Nest nest_;
+  bool is_far_;
   std::vector<Position> positions_;
   std::vector<Reg> acc_;
 };
@@ -101,21 +109,22 @@ void ChannelLanes::store_channels_last() {
 void ChannelLanes::store_vector(std::size_t v, std::int64_t channels) {
   const std::int64_t first = static_cast<std::int64_t>(v) * plan_.lanes;
   if (channels <= first) return;
-  const Reg mask = channels - first >= plan_.lanes
-                       ? program::kNone
-                       : builder_.mask(lane_bits(0, channels - first, plan_.lanes));
+  const std::uint64_t bits = lane_bits(0, channels - first, plan_.lanes);
+  const Reg mask = make_mask(bits);
   for (std::size_t p = 0; p < positions_.size(); ++p) {
     Mem mem{nest_.dst_address(), kChannel, {}};
     mem.delta[kBatch] = positions_[p].image;
     mem.delta[kChannel] = static_cast<std::int32_t>(first);
     mem.delta[kWidth] = positions_[p].output;
-    builder_.store(mem, acc(p, v), mask);
+    store_lanes(builder_, mem, acc(p, v), bits, plan_.lanes, is_far_, mask);
   }
 }
 
 /// A store to the plane of one channel of the tile; skipped in tiles without that channel.
-void ChannelLanes::store_channel(std::int64_t channel, const Mem& mem, Reg value, Reg mask) {
-  nest_.when_present(channel, [&] { builder_.store(mem, value, mask); });
+void ChannelLanes::store_channel(std::int64_t channel, const Mem& mem, Reg value,
+                                 std::uint64_t bits, Reg mask) {
+  nest_.when_present(channel,
+                     [&] { store_lanes(builder_, mem, value, bits, plan_.lanes, is_far_, mask); });
 }
 
 /// Positions from `begin` on that belong to the same image.
@@ -136,17 +145,15 @@ void ChannelLanes::store_channels_first() {
       count = std::min(lanes, positions_of_image(begin));
       std::vector<Reg> rows;
       for (std::size_t p = 0; p < count; ++p) rows.push_back(acc(begin + p, v));
-      const Reg mask =
-          count == lanes
-              ? program::kNone
-              : builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes));
+      const std::uint64_t bits = lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes);
+      const Reg mask = make_mask(bits);
       const std::size_t live = std::min(lanes, channels - first);
       for_each_column(builder_, rows, plan_.lanes, live, [&](std::size_t c, Reg column) {
         Mem mem{nest_.dst_address(), kWidth, {}};
         mem.delta[kBatch] = positions_[begin].image;
         mem.delta[kChannel] = static_cast<std::int32_t>(first + c);
         mem.delta[kWidth] = positions_[begin].output;
-        store_channel(static_cast<std::int64_t>(first + c), mem, column, mask);
+        store_channel(static_cast<std::int64_t>(first + c), mem, column, bits, mask);
       });
     }
   }
@@ -154,7 +161,6 @@ void ChannelLanes::store_channels_first() {
 
 /// One output position: its channels go to as many planes.
 void ChannelLanes::store_scattered() {
-  const Reg one_lane = builder_.mask(1);
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
   for (std::size_t c = 0; c < static_cast<std::size_t>(nest_.tile_channels()); ++c) {
     const std::vector<std::uint32_t> index(lanes, static_cast<std::uint32_t>(c % lanes));
@@ -167,7 +173,7 @@ void ChannelLanes::store_scattered() {
       mem.delta[kBatch] = positions_[p].image;
       mem.delta[kChannel] = static_cast<std::int32_t>(c);
       mem.delta[kWidth] = positions_[p].output;
-      store_channel(static_cast<std::int64_t>(c), mem, value, one_lane);
+      store_channel(static_cast<std::int64_t>(c), mem, value, 1, program::kNone);
     }
   }
 }

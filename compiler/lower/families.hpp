@@ -32,6 +32,27 @@ void lower_reorder_src(const Problem& problem, const Problem& staged, const Plan
 void lower_reorder_dst(const Problem& problem, const Problem& staged, const Plan& plan,
                        Builder& builder);
 
+/// A stage for each outer axis whose rows without taps the kernel leaves out: the bias there.
+/// bias_rows.cpp
+void lower_bias_rows(const Problem& problem, const Problem& computed, const Plan& plan,
+                     Builder& builder);
+
+/// The first buffer of a kind.
+BufferId find_buffer(const program::Program& program, program::BufferKind kind);
+
+/// Stores the lanes of `bits` of `value`. Unless they are 8, 4, 2 or 1 leading lanes, that takes a
+/// masked store or, `in_pieces`, several of such: masked stores are slow where memory is far.
+/// `mask`: the register of `bits`, where needs_store_mask().
+void store_lanes(Builder& builder, const Mem& mem, Reg value, std::uint64_t bits, int lanes,
+                 bool in_pieces, Reg mask);
+bool needs_store_mask(std::uint64_t bits, int lanes, bool in_pieces);
+/// The register that store_lanes() needs, if any, set here.
+Reg make_store_mask(Builder& builder, std::uint64_t bits, int lanes, bool in_pieces);
+
+/// Whether stores to y mostly miss the L2 cache.
+inline constexpr std::int64_t kFarOutputBytes = std::int64_t{4} << 20;
+bool is_far_output(const Problem& problem);
+
 /// Bits [begin, end) of a lane mask, clipped to `lanes`.
 std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes);
 

@@ -171,6 +171,7 @@ void GroupLanes::store() {
 
 /// Adds the bias and stores vector v of each position. Without products the bias is all there is.
 void GroupLanes::store_vector(std::size_t v) {
+  const std::uint64_t bits = lane_bits(0, groups_in(v) * nest_.packed().oc, plan_.lanes);
   const Reg lanes = mask(groups_in(v) * nest_.packed().oc);
   Reg bias = program::kNone;
   if (problem_.bias) {
@@ -186,7 +187,8 @@ void GroupLanes::store_vector(std::size_t v) {
   for (std::size_t p = 0; p < live_.positions.size(); ++p) {
     if (!acc_.empty() && problem_.bias)
       builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
-    builder_.store(output(p, v), acc_.empty() ? bias : acc(p, v), lanes);
+    store_lanes(builder_, output(p, v), acc_.empty() ? bias : acc(p, v), bits, plan_.lanes,
+                is_far_output(problem_), lanes);
   }
 }
 

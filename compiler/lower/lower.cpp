@@ -1,6 +1,7 @@
 #include "compiler/lower/lower.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 
 #include "compiler/lower/families.hpp"
@@ -8,6 +9,53 @@
 
 namespace convt {
 namespace lowering {
+
+BufferId find_buffer(const program::Program& program, program::BufferKind kind) {
+  const auto found = std::find_if(program.buffers.begin(), program.buffers.end(),
+                                  [&](const program::Buffer& b) { return b.kind == kind; });
+  return static_cast<BufferId>(found - program.buffers.begin());
+}
+
+bool is_far_output(const Problem& problem) {
+  return problem.output_spatial() * problem.dst_pitch() * 4 > kFarOutputBytes;
+}
+
+bool needs_store_mask(std::uint64_t bits, int lanes, bool in_pieces) {
+  const int count = std::popcount(bits);
+  if (count == 0 || count == lanes) return false;
+  const bool leading = bits == lane_bits(0, count, lanes);
+  // Two pieces at most: more stores cost more than one mask.
+  return !leading || std::popcount(static_cast<unsigned>(count)) > (in_pieces ? 2 : 1);
+}
+
+Reg make_store_mask(Builder& builder, std::uint64_t bits, int lanes, bool in_pieces) {
+  return needs_store_mask(bits, lanes, in_pieces) ? builder.mask(bits) : program::kNone;
+}
+
+void store_lanes(Builder& builder, const Mem& mem, Reg value, std::uint64_t bits, int lanes,
+                 bool in_pieces, Reg mask) {
+  const int count = std::popcount(bits);
+  if (count == 0) return;
+  if (count == lanes) return builder.store(mem, value);
+  if (needs_store_mask(bits, lanes, in_pieces)) return builder.store(mem, value, mask);
+  Mem at = mem;
+  for (int left = count;;) {
+    const int piece = static_cast<int>(std::bit_floor(static_cast<unsigned>(left)));
+    builder.store_first(at, value, piece);
+    left -= piece;
+    if (left == 0) return;
+    at.delta[at.lane_axis] += piece;
+    const Reg rest = builder.vector();
+    if (piece == 2) {
+      builder.binary(program::Op::unpack_hi64, rest, value, value);
+    } else {
+      // 128-bit blocks: the upper half, or the second block, in the lowest place.
+      const int upper = lanes == 16 ? (piece == 8 ? 0xee : 0x55) : 3;
+      builder.shuffle128(rest, value, value, upper);
+    }
+    value = rest;
+  }
+}
 
 std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes) {
   begin = std::clamp<std::int64_t>(begin, 0, lanes);
@@ -116,6 +164,7 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
   }
   lowering::lower_zero_tail(problem, plan, builder);
   if (plan.staging.used) lowering::lower_reorder_dst(user_problem, problem, plan, builder);
+  lowering::lower_bias_rows(user_problem, problem, plan, builder);
   return builder.finish();
 }
 

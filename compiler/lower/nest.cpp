@@ -77,6 +77,16 @@ void sort_rows_by_output(std::vector<std::int32_t>& table) {
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = rows[i / kRowColumns][i % kRowColumns];
 }
 
+/// Replaces each row's output by how many of the table come before it.
+void number_outputs(std::vector<std::int32_t>& table) {
+  std::vector<std::int32_t> outputs;
+  for (std::size_t i = kOutput; i < table.size(); i += kRowColumns) outputs.push_back(table[i]);
+  std::sort(outputs.begin(), outputs.end());
+  for (std::size_t i = kOutput; i < table.size(); i += kRowColumns)
+    table[i] = static_cast<std::int32_t>(
+        std::lower_bound(outputs.begin(), outputs.end(), table[i]) - outputs.begin());
+}
+
 /// Channels between a panel's copy and its prefetch.
 constexpr std::int32_t kChannelsAhead = 4;
 
@@ -94,14 +104,25 @@ Buffer make_dst(const Problem& problem, BufferKind kind) {
                      problem.out_channels, problem.dst_pitch(), lengths(problem, &Axis::output));
 }
 
+Buffer make_staged_dst(const Problem& problem, const Plan& plan) {
+  std::array<std::int64_t, kMaxRank> rows = lengths(problem, &Axis::output);
+  for (std::size_t a = 0; a < 2; ++a)
+    if (leaves_out_rows(problem, plan, a)) rows[a] = reached_output_count(spatial_axes(problem)[a]);
+  return make_tensor(BufferKind::staged_dst, "staged_dst", problem.layout, problem.out_channels,
+                     problem.dst_pitch(), rows);
+}
+
 Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
     : problem_(problem),
+      plan_(plan),
       builder_(builder),
       axes_(spatial_axes(problem)),
       packed_(make_compute_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)),
       row_tiling_(make_row_tiling(problem, plan)),
       staged_(plan.staging.used),
+      leaves_out_rows_{convt::leaves_out_rows(problem, plan, 0),
+                       convt::leaves_out_rows(problem, plan, 1)},
       rows_by_phase_(plan.rows_by_phase),
       panel_(plan.panel),
       lanes_(plan.lanes),
@@ -111,12 +132,12 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
   contiguous_inputs_ = plan.family == Family::tap_lanes && has_contiguous_inputs(problem);
   if (plan.phases == Phases::row) outer_count_ = kMaxRank;
   for (std::size_t a = 0; a < outer_count_; ++a)
-    outer_[a] = a == 1 && plan.tile_rows > 1
-                    ? make_tiled_axis(axes_[a])
-                    : make_outer_axis(axes_[a], std::string(1, kAxisNames[a]) + "_rows");
+    outer_[a] = a == 1 && plan.tile_rows > 1 ? make_tiled_axis(axes_[a]) : make_outer_axis(a);
 }
 
-Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name) {
+Nest::OuterAxis Nest::make_outer_axis(std::size_t a) {
+  const Axis& axis = axes_[a];
+  const bool leaves_out = a < leaves_out_rows_.size() && leaves_out_rows_[a];
   OuterAxis outer;
   outer.trivial = axis.kernel == 1 && axis.stride == 1 && axis.crop_begin == 0 &&
                   axis.output == axis.input && axis.zero_tail == 0;
@@ -132,6 +153,7 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
     for (std::int64_t q = phase.q_begin; q < phase.q_end; ++q) {
       const LiveTaps live = live_taps(phase, axis, q);
       const bool any = live.count > 0;
+      if (!any && leaves_out) continue;
       const std::int64_t input =
           any ? q - phase.taps[static_cast<std::size_t>(live.first)].shift : 0;
       table.push_back(static_cast<std::int32_t>(q * axis.stride + phase.r - axis.crop_begin));
@@ -141,8 +163,9 @@ Nest::OuterAxis Nest::make_outer_axis(const Axis& axis, const std::string& name)
     }
     first_place += static_cast<std::int32_t>(phase.taps.size());
   }
+  if (leaves_out && staged_) number_outputs(table);
   if (!rows_by_phase_) sort_rows_by_output(table);
-  declare_rows(outer, name, std::move(table));
+  declare_rows(outer, std::string(1, kAxisNames[a]) + "_rows", std::move(table));
   return outer;
 }
 
@@ -190,7 +213,7 @@ void Nest::declare_buffers() {
   Buffer src = make_src(problem_, staged_ ? BufferKind::staged_src : BufferKind::src);
   if (contiguous_inputs_) join_channels_to_rows(src);
   src_ = builder_.buffer(src);
-  Buffer dst = make_dst(problem_, staged_ ? BufferKind::staged_dst : BufferKind::dst);
+  Buffer dst = staged_ ? make_staged_dst(problem_, plan_) : make_dst(problem_, BufferKind::dst);
   if (contiguous_rows_) join_channels_to_rows(dst);
   dst_ = builder_.buffer(dst);
   Buffer weights = make_vector(BufferKind::weights, "weights", 0);

@@ -43,6 +43,8 @@ enum TensorAxis : std::uint8_t { kBatch, kChannel, kDepth, kHeight, kWidth };
 /// The tensors x and y of a problem, axes as TensorAxis says.
 program::Buffer make_src(const Problem& problem, program::BufferKind kind);
 program::Buffer make_dst(const Problem& problem, program::BufferKind kind);
+/// The staged y of a plan: without the rows that its kernel leaves out.
+program::Buffer make_staged_dst(const Problem& problem, const Plan& plan);
 
 class Nest {
  public:
@@ -190,7 +192,7 @@ class Nest {
   [[nodiscard]] ChannelTiles channel_tiles() const;
 
   [[nodiscard]] Affine first_channel() const;  ///< of dst
-  OuterAxis make_outer_axis(const Axis& axis, const std::string& name);
+  OuterAxis make_outer_axis(std::size_t a);
   OuterAxis make_tiled_axis(const Axis& axis);
   void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table);
   void declare_buffers();
@@ -206,12 +208,14 @@ class Nest {
   void copy_rows(std::int64_t columns);
 
   const Problem& problem_;
+  const Plan& plan_;
   Builder& builder_;
   std::array<Axis, kMaxRank> axes_;
   PackedLayout packed_;
   Tiling tiling_;
   Tiling row_tiling_;
   bool staged_;
+  std::array<bool, 2> leaves_out_rows_;  ///< of d and h
   bool rows_by_phase_;
   std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row
   std::size_t outer_count_ = 2;

@@ -77,6 +77,7 @@ class ReductionLanes {
   void lower_body(const TileBody& body);
   void emit_block(const Mem& src, const Mem& weights, Reg channel_mask);
   void store();
+  void store(const Mem& mem, Reg value, std::uint64_t bits);
   void store_vector(std::size_t first, std::size_t count, Reg sums, std::int64_t live_channels);
   void add_bias(std::size_t first, Reg sums);
 
@@ -188,14 +189,19 @@ void ReductionLanes::add_bias(std::size_t first, Reg sums) {
   builder_.binary(Op::add, sums, sums, spread);
 }
 
+void ReductionLanes::store(const Mem& mem, Reg value, std::uint64_t bits) {
+  const bool far = is_far_output(problem_);
+  store_lanes(builder_, mem, value, bits, plan_.lanes, far,
+              make_store_mask(builder_, bits, plan_.lanes, far));
+}
+
 void ReductionLanes::store_vector(std::size_t first, std::size_t count, Reg sums,
                                   std::int64_t live_channels) {
   if (nest_.contiguous_rows()) {
     Mem mem{nest_.dst_address(), kWidth, {}};
     mem.delta[kWidth] = live_.positions[first / channels()].output * plan_.channels +
                         static_cast<std::int32_t>(first % channels());
-    builder_.store(mem, sums,
-                   builder_.mask(lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes)));
+    store(mem, sums, lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes));
     return;
   }
   // A store for each position; the lanes before its own are masked off.
@@ -209,9 +215,9 @@ void ReductionLanes::store_vector(std::size_t first, std::size_t count, Reg sums
       mem.delta[kChannel] = static_cast<std::int32_t>(j) - static_cast<std::int32_t>(l);
       mem.delta[kWidth] = live_.positions[position].output;
       const std::size_t live_end = std::min(end, l + live - j);
-      builder_.store(mem, sums,
-                     builder_.mask(lane_bits(static_cast<std::int64_t>(l),
-                                             static_cast<std::int64_t>(live_end), plan_.lanes)));
+      store(mem, sums,
+            lane_bits(static_cast<std::int64_t>(l), static_cast<std::int64_t>(live_end),
+                      plan_.lanes));
     }
     l = end;
   }

@@ -20,6 +20,8 @@ using program::Extent;
 /// One axis of the copied elements: its length and its strides on either side.
 struct CopiedAxis {
   std::int64_t extent, from, to;
+  /// Where not all of the to side's are copied: which. Empty: all.
+  std::vector<std::int64_t> places{};
 };
 
 /// Strides of `buffer` in the order of the user's axes: channel, d, h, w.
@@ -32,13 +34,15 @@ std::vector<std::int64_t> strides_in_user_order(const Buffer& buffer, AxisOrder 
 
 /// Whether `outer` continues `inner` on both sides.
 bool is_continued(const CopiedAxis& inner, const CopiedAxis& outer) {
-  return outer.from == inner.extent * inner.from && outer.to == inner.extent * inner.to;
+  return inner.places.empty() && outer.places.empty() && outer.from == inner.extent * inner.from &&
+         outer.to == inner.extent * inner.to;
 }
 
 /// Without axes of one element, and with those joined that are contiguous on both sides.
 std::vector<CopiedAxis> join_axes(std::vector<CopiedAxis> axes) {
-  const CopiedAxis single{1, 1, 1};
-  std::erase_if(axes, [](const CopiedAxis& axis) { return axis.extent == 1; });
+  const CopiedAxis single{1, 1, 1, {}};
+  std::erase_if(axes,
+                [](const CopiedAxis& axis) { return axis.extent == 1 && axis.places.empty(); });
   for (std::size_t i = 0; i < axes.size();) {
     const auto outer = std::find_if(axes.begin(), axes.end(), [&](const CopiedAxis& axis) {
       return is_continued(axes[i], axis);
@@ -67,32 +71,42 @@ struct Run {
 
 class Reorder {
  public:
-  /// `from` and `to` have the axes of TensorAxis, spatial ones in the order given.
+  /// `from` and `to` have the axes of TensorAxis, spatial ones in the order given. `places`: of d,
+  /// h and w of the to side, where not all are copied; those axes may not be contiguous there.
   Reorder(const Buffer& from, AxisOrder from_order, const Buffer& to, AxisOrder to_order, int lanes,
-          Builder& builder)
-      : lanes_(lanes), builder_(builder) {
+          Builder& builder, std::array<std::vector<std::int64_t>, kMaxRank> places = {})
+      : lanes_(lanes), builder_(builder), is_far_(is_far(to)) {
     const auto from_strides = strides_in_user_order(from, from_order);
     const auto to_strides = strides_in_user_order(to, to_order);
     std::vector<std::int64_t> extents(1 + kMaxRank, from.extent[kChannel]);
     const auto axes = axes_in_order(from_order);
     for (std::size_t a = 0; a < kMaxRank; ++a) extents[1 + axes[a]] = from.extent[kDepth + a];
     for (std::size_t a = 0; a < extents.size(); ++a)
-      axes_.push_back({extents[a], from_strides[a], to_strides[a]});
-    axes_ = join_axes(std::move(axes_));
-    choose_way();
+      axes_.push_back({extents[a], from_strides[a], to_strides[a],
+                       a == 0 ? std::vector<std::int64_t>{} : std::move(places[a - 1])});
+    // Other stages store to the rest of the to side: through the same view, whose axes stand as
+    // they are.
+    const bool is_partial = std::any_of(
+        axes_.begin(), axes_.end(), [](const CopiedAxis& axis) { return !axis.places.empty(); });
+    if (!is_partial) axes_ = join_axes(std::move(axes_));
+    choose_way(is_partial);
     from_ = builder.buffer(make_view(from, &CopiedAxis::from, dense_run(Way::deinterleave, load_)));
-    to_ = builder.buffer(make_view(to, &CopiedAxis::to, dense_run(Way::interleave, store_)));
+    to_ = builder.buffer(
+        is_partial ? to : make_view(to, &CopiedAxis::to, dense_run(Way::interleave, store_)));
   }
 
   void lower(const char* name) {
     builder_.begin_stage(name);
     index_.assign(axes_.size() + 1, Affine(0));
+    to_index_ = index_;
     set_index(0, Affine::of(builder_.coordinate("image", Extent{1, 1})));
     const std::size_t looped = choose_looped_axis();
     for (std::size_t a = 0; a < axes_.size(); ++a) {
       if (is_in_runs(a) || a == looped) continue;
       set_index(1 + a, Affine::of(builder_.coordinate("outer", Extent{axes_[a].extent, 0})));
     }
+    to_index_ = index_;
+    for (std::size_t a = 0; a < axes_.size(); ++a) look_up_place(a);
     if (looped == axes_.size()) {
       lower_blocks();
     } else {
@@ -124,12 +138,16 @@ class Reorder {
   [[nodiscard]] Run find_run(std::int64_t CopiedAxis::*stride, const Run& other) const {
     Run run;
     std::int64_t elements = 1;
-    for (std::size_t a = 0; a < axes_.size() && elements < lanes_; ++a) {
-      if (axes_[a].*stride != elements || has(other, a)) continue;
+    const auto follows = [&](const CopiedAxis& axis) {
+      const auto a = static_cast<std::size_t>(&axis - axes_.data());
+      return axis.*stride == elements && axis.places.empty() && !has(other, a) && !has(run, a);
+    };
+    while (elements < lanes_) {
+      const auto next = std::find_if(axes_.begin(), axes_.end(), follows);
+      if (next == axes_.end()) break;
       run.inner = elements;
-      run.axes.push_back(a);
-      elements *= axes_[a].extent;
-      a = static_cast<std::size_t>(-1);  // the next may be any
+      run.axes.push_back(static_cast<std::size_t>(next - axes_.begin()));
+      elements *= next->extent;
     }
     run.step = std::max<std::int64_t>(1, lanes_ / run.inner);
     return run;
@@ -139,16 +157,24 @@ class Reorder {
     return run.inner * axes_[run.last()].extent;
   }
 
-  void choose_way() {
+  void choose_way(bool is_partial) {
     const auto contiguous = [&](std::int64_t CopiedAxis::*stride) {
-      const auto found = std::find_if(axes_.begin(), axes_.end(),
-                                      [&](const CopiedAxis& axis) { return axis.*stride == 1; });
-      return static_cast<std::size_t>(found - axes_.begin());
+      std::size_t longest = axes_.size();
+      for (std::size_t a = 0; a < axes_.size(); ++a) {
+        if (axes_[a].*stride != 1 || !axes_[a].places.empty()) continue;
+        if (longest == axes_.size() || axes_[a].extent > axes_[longest].extent) longest = a;
+      }
+      return longest;
     };
     const std::size_t load = contiguous(&CopiedAxis::from), store = contiguous(&CopiedAxis::to);
     load_ = Run{{load}, 1, lanes_};
     store_ = Run{{store}, 1, lanes_};
     if (load == store) return;
+    if (is_partial) {
+      way_ = Way::transpose;
+      load_ = find_run(&CopiedAxis::from, store_);
+      return;
+    }
     const auto is_joined = [&](const Run& rows, std::int64_t follows) {
       return elements(rows) <= kMostInterleaved && follows == elements(rows);
     };
@@ -167,6 +193,9 @@ class Reorder {
     }
   }
 
+  static bool is_far(const Buffer& tensor) {
+    return tensor.stride[kBatch] * program::element_bytes(tensor.type) > kFarOutputBytes;
+  }
   static bool has(const Run& run, std::size_t axis) {
     return std::find(run.axes.begin(), run.axes.end(), axis) != run.axes.end();
   }
@@ -187,7 +216,7 @@ class Reorder {
     std::size_t longest = axes_.size();
     if (elements(load_) * (way_ == Way::copy ? 1 : elements(store_)) >= kLittleWork) return longest;
     for (std::size_t a = 0; a < axes_.size(); ++a) {
-      if (is_in_runs(a)) continue;
+      if (is_in_runs(a) || !axes_[a].places.empty()) continue;
       if (longest == axes_.size() || axes_[a].extent > axes_[longest].extent) longest = a;
     }
     return longest;
@@ -223,16 +252,23 @@ class Reorder {
     return view;
   }
 
-  void set_index(std::size_t axis, const Affine& value) { index_[axis] = value; }
+  void set_index(std::size_t axis, const Affine& value) { index_[axis] = to_index_[axis] = value; }
 
-  Mem operand(BufferId view, const DenseRun& run) {
-    std::vector<Affine> index = index_;
+  void look_up_place(std::size_t axis) {
+    const std::vector<std::int64_t>& places = axes_[axis].places;
+    if (places.empty()) return;
+    const auto table = builder_.table("places", 1, {places.begin(), places.end()});
+    to_index_[1 + axis] = Affine::of(builder_.let("place", table, index_[1 + axis], 0));
+  }
+
+  Mem operand(BufferId view, std::vector<Affine> index, const DenseRun& run) {
+    const Affine last = index[1 + run.axes.back()];
     for (const std::size_t a : run.axes) index[1 + a] = 0;
-    index[1 + run.axes.back()] = index_[1 + run.axes.back()] * run.inner;
+    index[1 + run.axes.back()] = last * run.inner;
     return {builder_.address(view, index), static_cast<std::uint8_t>(1 + run.axes.back()), {}};
   }
-  Mem from() { return operand(from_, dense_run(Way::deinterleave, load_)); }
-  Mem to() { return operand(to_, dense_run(Way::interleave, store_)); }
+  Mem from() { return operand(from_, index_, dense_run(Way::deinterleave, load_)); }
+  Mem to() { return operand(to_, to_index_, dense_run(Way::interleave, store_)); }
 
   /// Element e of a run, on the side where its axes stand apart.
   void advance(Mem& mem, const Run& run, std::int64_t e) const {
@@ -326,15 +362,17 @@ class Reorder {
     builder_.load(x, mem, m);
     return x;
   }
+  void store(const Mem& mem, Reg value, std::int64_t count) {
+    const std::uint64_t bits = lane_bits(0, count, lanes_);
+    store_lanes(builder_, mem, value, bits, lanes_, is_far_,
+                make_store_mask(builder_, bits, lanes_, is_far_));
+  }
   static Mem ahead(Mem mem, std::int64_t elements) {
     mem.delta[mem.lane_axis] = static_cast<std::int32_t>(elements);
     return mem;
   }
 
-  void copy_row(std::int64_t count) {
-    const Reg m = mask(count);
-    builder_.store(to(), load(from(), m), m);
-  }
+  void copy_row(std::int64_t count) { store(to(), load(from(), mask(count)), count); }
 
   /// Loads element `e` of the store run (as far as the from side goes, a row of the block).
   Reg load_row(std::int64_t e, Reg m) {
@@ -342,20 +380,20 @@ class Reorder {
     advance(mem, store_, e);
     return load(mem, m);
   }
-  void store_column(std::int64_t e, Reg column, Reg m) {
+  void store_column(std::int64_t e, Reg column, std::int64_t count) {
     Mem mem = to();
     advance(mem, load_, e);
-    builder_.store(mem, column, m);
+    store(mem, column, count);
   }
 
   /// A block of `columns` elements of the load run by `rows` of the store run.
   void transpose(std::int64_t columns, std::int64_t rows) {
-    const Reg load_mask = mask(columns), store_mask = mask(rows);
+    const Reg load_mask = mask(columns);
     std::vector<Reg> loaded;
     for (std::int64_t r = 0; r < rows; ++r) loaded.push_back(load_row(r, load_mask));
     for_each_column(builder_, loaded, lanes_, static_cast<std::size_t>(columns),
                     [&](std::size_t c, Reg column) {
-                      store_column(static_cast<std::int64_t>(c), column, store_mask);
+                      store_column(static_cast<std::int64_t>(c), column, rows);
                     });
   }
 
@@ -369,9 +407,7 @@ class Reorder {
     const auto first = [&](std::size_t t) { return static_cast<std::int64_t>(t) * lanes_; };
     interleaver.for_each_vector(
         rows, [&](std::size_t t) { return first(t) < total; },
-        [&](std::size_t t, Reg x) {
-          builder_.store(ahead(to(), first(t)), x, mask(total - first(t)));
-        });
+        [&](std::size_t t, Reg x) { store(ahead(to(), first(t)), x, total - first(t)); });
   }
 
   void deinterleave(std::int64_t count) {
@@ -379,8 +415,7 @@ class Reorder {
     std::vector<Reg> parts;
     for (std::int64_t first = 0; first < total; first += lanes_)
       parts.push_back(load(ahead(from(), first), mask(total - first)));
-    const Reg m = mask(count);
-    for (std::int64_t r = 0; r < rows; ++r) store_column(r, gather(parts, r, rows, count), m);
+    for (std::int64_t r = 0; r < rows; ++r) store_column(r, gather(parts, r, rows, count), count);
   }
 
   /// Lane l: element l * step + first of the parts, one after the other.
@@ -408,11 +443,12 @@ class Reorder {
 
   int lanes_;
   Builder& builder_;
+  bool is_far_;
   std::vector<CopiedAxis> axes_;
   Way way_ = Way::copy;
   Run load_, store_;
   BufferId from_ = 0, to_ = 0;
-  std::vector<Affine> index_;  ///< the image, then axes_
+  std::vector<Affine> index_, to_index_;  ///< the image, then axes_; of either side
 };
 
 }  // namespace
@@ -427,8 +463,13 @@ void lower_reorder_src(const Problem& problem, const Problem& staged, const Plan
 
 void lower_reorder_dst(const Problem& problem, const Problem& staged, const Plan& plan,
                        Builder& builder) {
-  Reorder(make_dst(staged, program::BufferKind::staged_dst), plan.staging.order,
-          make_dst(problem, program::BufferKind::dst), AxisOrder::dhw, plan.lanes, builder)
+  std::array<std::vector<std::int64_t>, kMaxRank> places;
+  for (std::size_t a = 0; a < 2; ++a)
+    if (leaves_out_rows(staged, plan, a))
+      places[axes_in_order(plan.staging.order)[a]] = reached_outputs(spatial_axes(staged)[a]);
+  Reorder(make_staged_dst(staged, plan), plan.staging.order,
+          make_dst(problem, program::BufferKind::dst), AxisOrder::dhw, plan.lanes, builder,
+          std::move(places))
       .lower("reorder_dst");
 }
 

@@ -32,7 +32,8 @@ class SpaceLanes {
         builder_(builder),
         nest_(problem, plan, builder),
         stride_(static_cast<std::int32_t>(spatial_axes(problem)[2].stride)),
-        phases_(plan.phases == Phases::all ? static_cast<std::size_t>(stride_) : 1) {}
+        phases_(plan.phases == Phases::all ? static_cast<std::size_t>(stride_) : 1),
+        is_far_(is_far_output(problem)) {}
 
   void lower() {
     nest_.for_each_body([&](const TileBody& body) { lower_body(body); });
@@ -82,6 +83,7 @@ class SpaceLanes {
   Nest nest_;
   std::int32_t stride_;
   std::size_t phases_;  ///< in a tile
+  bool is_far_;
   std::vector<Reg> acc_;
   BodyProducts rows_;                     ///< of h: the tile's rows are its positions
   std::vector<std::int32_t> input_rows_;  ///< that rows_ read, ascending
@@ -351,7 +353,9 @@ void SpaceLanes::store_interleaved(const TileBody& body, std::size_t begin, std:
         interleaver.for_each_vector(
             phases, [&](std::size_t t) { return lanes(t) != 0; },
             [&](std::size_t t, Reg out) {
-              builder_.store(output_mem(row, j, u, t), out, mask(lanes(t)));
+              const bool needs_mask = needs_store_mask(lanes(t), plan_.lanes, is_far_);
+              store_lanes(builder_, output_mem(row, j, u, t), out, lanes(t), plan_.lanes, is_far_,
+                          needs_mask ? mask(lanes(t)) : program::kNone);
             });
       }
 }

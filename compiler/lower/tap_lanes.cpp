@@ -261,7 +261,9 @@ void TapLanes::store_piece(const Piece& piece, const std::vector<std::uint64_t>&
     Mem mem{nest_.dst_address(), kWidth, {}};
     mem.delta[kChannel] = piece.channel;
     mem.delta[kWidth] = static_cast<std::int32_t>(p) * outputs_a_group + piece.output;
-    builder_.store(mem, values[p], masks.get(bits));
+    const bool far = is_far_output(problem_);
+    store_lanes(builder_, mem, values[p], bits, plan_.lanes, far,
+                needs_store_mask(bits, plan_.lanes, far) ? masks.get(bits) : program::kNone);
   }
 }
 

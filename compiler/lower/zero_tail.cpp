@@ -12,12 +12,6 @@ struct Box {
   std::array<std::int64_t, kMaxRank> begin{}, extent{};
 };
 
-program::BufferId find_buffer(const program::Program& program, program::BufferKind kind) {
-  for (std::size_t b = 0; b < program.buffers.size(); ++b)
-    if (program.buffers[b].kind == kind) return static_cast<BufferId>(b);
-  return 0;
-}
-
 void fill_box(const Problem& problem, BufferId dst, int lanes, Builder& builder, const Box& box) {
   const bool last = problem.layout == Layout::nhwc;
   const std::int64_t run = last ? problem.out_channels : box.extent[2];

@@ -13,37 +13,38 @@ namespace convt {
 namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
-constexpr double kPortSharing = 1.4;  // infinite: loads and multiply-adds overlap perfectly
-constexpr double kExposedChain = 0.38;
-constexpr double kSplit = 0.99;         // unaligned vectors mostly straddle two cache lines
-constexpr double kPermutedLoads = 4.3;  // a load under a mask and a permute, in loads
-constexpr double kLoopCycles = 1.2;     // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 6.8;     // pointers and counters of one tile
-constexpr double kItemCycles = 20;      // scalars of one work item
+constexpr double kPortSharing = 1.8;  // infinite: loads and multiply-adds overlap perfectly
+constexpr double kExposedChain = 0.46;
+constexpr double kSplit = 2.1;          // unaligned vectors mostly straddle two cache lines
+constexpr double kPermutedLoads = 3.6;  // a load under a mask and a permute, in loads
+constexpr double kLoopCycles = 0.54;    // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 3.6;     // pointers and counters of one tile
+constexpr double kItemCycles = 19;      // scalars of one work item
 constexpr double kL2BytesPerCycle = 27, kL3BytesPerCycle = 28, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
 // store.
-constexpr double kL2InputLine = 1.6, kFarInputLine = 2.9, kFarScatteredStore = 2.8, kFarStore = 1.6,
-                 kL3Store = 0.45;
-constexpr double kExposedReads = 0.56, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 5.9;
+constexpr double kL2InputLine = 1.4, kFarInputLine = 1.9, kFarScatteredStore = 1.4, kFarStore = 1.2,
+                 kL3Store = 0.47;
+constexpr double kExposedReads = 0.56, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 6.5;
 // What prefetching leaves of lines' cost, in tiles of all output channels and in others.
-constexpr double kPrefetched = 0.6, kPrefetchedAgain = 0.21;
-constexpr double kExposedTraffic = 0.089;  // of moving the tensors through caches and memory once
+constexpr double kPrefetched = 0.66, kPrefetchedAgain = 0.14;
+constexpr double kExposedTraffic = 0.06;  // of moving the tensors through caches and memory once
 // Reduction lanes: cycles of each line of input, from L2 and from beyond.
-constexpr double kL2ReducedLine = 0.81, kFarReducedLine = 1.3;
-constexpr double kPanelLine = 2.7, kFarPanelLine = 6;  // copying one cache line into a panel
+constexpr double kL2ReducedLine = 0.81, kFarReducedLine = 1.2;
+constexpr double kPanelLine = 3.6, kFarPanelLine = 8.1;  // copying one cache line into a panel
 // Channels last, pixels that are pages apart: cycles of each load of one ...
-constexpr double kFarPixel = 1.1, kFarPixelInLoop = 3, kConflictingPixel = 3;
-constexpr double kPanelPixel = 2.1, kFarPanelPixel = 3;  // ... of copying one into a panel
-constexpr double kFarOutputPixel = 3.3;                  // ... of storing to one past L2
-constexpr double kSquareCycles = 132;    // transposing lanes x lanes elements, memory to memory
+constexpr double kFarPixel = 0.69, kFarPixelInLoop = 3, kConflictingPixel = 2.3;
+constexpr double kPanelPixel = 2.8, kFarPanelPixel = 6.7;  // ... of copying one into a panel
+constexpr double kFarOutputPixel = 4.9;                    // ... of storing to one past L2
+constexpr double kBiasStore = 1.7;                         // in rows that no tap reaches
+constexpr double kSquareCycles = 43;     // transposing lanes x lanes elements, memory to memory
 constexpr double kInterleaveStep = 0.6;  // a permute of interleaving or the reverse
-constexpr double kStagedTraffic = 1;     // of the tensors, in and out of their staged order
+constexpr double kStagedTraffic = 1.2;   // of the tensors, in and out of their staged order
 constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 // What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
 // several rows: they have few other loads to wait for.
-constexpr double kBroadcast = 0.56, kBroadcastOperand = 0.86;
+constexpr double kBroadcast = 0.35, kBroadcastOperand = 1;
 
 /// Counts of one reduction step.
 struct StepCounts {
@@ -402,6 +403,42 @@ struct RowTiles {
   double tap_rows = 0;  ///< live taps of d (and of h, if a tile is one row) of all these tiles
 };
 
+/// Bytes a cycle of so many bytes that are worked on again and again.
+double memory_rate(const Target& target, double bytes) {
+  return bytes < static_cast<double>(target.l3_bytes) ? kL3ReadBytesPerCycle
+                                                      : kMemoryReadBytesPerCycle;
+}
+
+/// Outputs of an axis that the plan's kernel stores.
+double computed_rows(const Problem& problem, const Plan& plan, std::size_t a) {
+  const Axis axis = spatial_axes(problem)[a];
+  if (a < 2 && leaves_out_rows(problem, plan, a))
+    return static_cast<double>(reached_output_count(axis));
+  return static_cast<double>(axis.output - axis.zero_tail);
+}
+
+/// Storing the bias in rows that the kernel leaves out.
+double bias_rows_cycles(const Problem& problem, const Target& target, const Plan& plan) {
+  const auto axes = spatial_axes(problem);
+  double rows = 1, computed = 1;
+  for (std::size_t a = 0; a < 2; ++a) {
+    if (!leaves_out_rows(problem, plan, a)) continue;
+    rows *= static_cast<double>(axes[a].output);
+    computed *= computed_rows(problem, plan, a);
+  }
+  if (rows == computed) return 0;
+  const double left_out =
+      (rows - computed) *
+      (leaves_out_rows(problem, plan, 0) ? 1.0 : static_cast<double>(axes[0].output)) *
+      (leaves_out_rows(problem, plan, 1) ? 1.0 : static_cast<double>(axes[1].output));
+  const auto width = static_cast<double>(axes[2].output);
+  const auto channels = static_cast<double>(problem.out_channels);
+  const double stores = problem.layout == Layout::nchw ? channels * std::ceil(width / target.lanes)
+                                                       : width * std::ceil(channels / target.lanes);
+  const double bytes = 4 * width * channels * left_out;
+  return left_out * stores * kBiasStore + bytes / memory_rate(target, bytes);
+}
+
 std::vector<RowTiles> count_row_tiles(const Problem& problem, const Plan& plan) {
   const auto axes = spatial_axes(problem);
   const Tiling tiling = make_row_tiling(problem, plan);
@@ -414,7 +451,7 @@ std::vector<RowTiles> count_row_tiles(const Problem& problem, const Plan& plan) 
     if (a == 1 && plan.tile_rows > 1) continue;
     if (a == 2 && plan.phases != Phases::row) continue;
     for (RowTiles& row : rows) {
-      row.tiles *= static_cast<double>(axes[a].output - axes[a].zero_tail);
+      row.tiles *= computed_rows(problem, plan, a);
       row.tap_rows *= static_cast<double>(live_tap_count(axes[a]));
     }
   }
@@ -516,12 +553,6 @@ double tensor_bytes(const Problem& problem) {
   return 4.0 * static_cast<double>(problem.in_channels * problem.input_spatial() +
                                    problem.out_channels * problem.output_spatial() +
                                    problem.weights_count());
-}
-
-/// Bytes a cycle of so many bytes that are worked on again and again.
-double memory_rate(const Target& target, double bytes) {
-  return bytes < static_cast<double>(target.l3_bytes) ? kL3ReadBytesPerCycle
-                                                      : kMemoryReadBytesPerCycle;
 }
 
 /// Cycles an element of a reorder: `row` is the innermost length in the user's order, `staged_row`
@@ -662,6 +693,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
     cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);
   }
+  cost.cycles += bias_rows_cycles(problem, target, plan);
   const double traffic = tensor_bytes(problem);
   if (traffic > static_cast<double>(target.l2_bytes))
     cost.cycles += kExposedTraffic * traffic / memory_rate(target, traffic);
@@ -680,10 +712,13 @@ double estimate_staging_cycles(const Problem& problem, const Target& target, con
   if (!plan.staging.used) return 0;
   const auto axes = spatial_axes(problem);
   const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
+  const Problem computed = compute_problem(problem, plan);
+  const auto places = axes_in_order(plan.staging.order);
   const auto reorder = [&](std::int64_t channels, std::int64_t Axis::*length) {
-    const std::array<double, kMaxRank> lengths{static_cast<double>(axes[0].*length),
-                                               static_cast<double>(axes[1].*length),
-                                               static_cast<double>(axes[2].*length)};
+    std::array<double, kMaxRank> lengths{};
+    for (std::size_t a = 0; a < kMaxRank; ++a)
+      lengths[places[a]] = length == &Axis::output ? computed_rows(computed, plan, a)
+                                                   : static_cast<double>(axes[places[a]].*length);
     const double elements = lengths[0] * lengths[1] * lengths[2] * static_cast<double>(channels);
     return elements * reorder_cycles(problem, target, plan.staging, static_cast<double>(channels),
                                      lengths[2], lengths[innermost]);

@@ -179,6 +179,21 @@ int interleave_steps(std::int64_t phases, int lanes) {
   return static_cast<int>(steps);
 }
 
+bool leaves_out_rows(const Problem& problem, const Plan& plan, std::size_t a) {
+  if (plan.images > 1 || (a == 1 && plan.tile_rows > 1)) return false;
+  const bool may_join = plan.family == Family::reduction_lanes || plan.family == Family::tap_lanes;
+  if (!plan.staging.used && may_join && has_contiguous_rows(problem, plan)) return false;
+  // Along the user's innermost axis, rows are not contiguous.
+  if (plan.staging.used && axes_in_order(plan.staging.order)[a] == kMaxRank - 1) return false;
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  for (const Axis& axis : axes)
+    if (axis.zero_tail != 0) return false;
+  if (axes[a].stride == 1) return false;
+  const std::int64_t reached = reached_output_count(axes[a]);
+  constexpr std::int64_t kLeastShare = 4;  // of all rows: few are no matter
+  return reached > 0 && (axes[a].output - reached) * kLeastShare >= axes[a].output;
+}
+
 int groups_a_vector(const Problem& problem, int lanes) {
   const std::int64_t widest = std::max(problem.ic_per_group(), problem.oc_per_group());
   return static_cast<int>(std::max<std::int64_t>(1, lanes / widest));

@@ -30,8 +30,8 @@ std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order);
 /// below that take a problem and a plan mean this one.
 Problem compute_problem(const Problem& problem, const Plan& plan);
 
-/// Whether `staged`, a problem as staged, has its axes as the staging orders them: none of them is a
-/// point or joins another.
+/// Whether `staged`, a problem as staged, has its axes as the staging orders them: none of them is
+/// a point or joins another.
 bool keeps_order(const Problem& staged);
 
 /// Positions q a tile of the plan is wide.
@@ -49,6 +49,10 @@ int interleave_steps(std::int64_t phases, int lanes);
 
 /// Registers that interleaving takes beside the phases' own.
 int interleave_registers(std::int64_t phases);
+
+/// Whether the plan's kernel leaves out the rows of outer axis `a` (0 or 1) that no tap reaches: a
+/// stage of their own stores the bias there, row after row, and staged tensors do not have them.
+bool leaves_out_rows(const Problem& problem, const Plan& plan, std::size_t a);
 
 /// Small groups whose input channels fit one vector, and output channels too.
 int groups_a_vector(const Problem& problem, int lanes);

@@ -396,23 +396,21 @@ Status check_lengths(const Problem& problem) {
   return ok_status();
 }
 
-/// Where the tensors' own order suits no family, a staged one may: channels in the other place, the
-/// longest axis innermost.
+/// Where the tensors' own order suits no family, a staged one may: channels in the other place, a
+/// longer axis innermost.
 std::vector<Staging> other_orders(const Problem& problem) {
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
-  AxisOrder longest = AxisOrder::dhw;
-  for (const AxisOrder order : {AxisOrder::dwh, AxisOrder::hwd}) {
-    const auto length = [&](AxisOrder of) { return axes[axes_in_order(of)[kMaxRank - 1]].output; };
-    if (length(order) > length(longest)) longest = order;
-  }
-  std::vector<Staging> orders;
   const bool last = problem.layout == Layout::nhwc;
   const bool several = problem.in_channels > 1 && problem.out_channels > 1;
+  std::vector<Staging> orders;
   if (last && (!several && problem.src_pitch() + problem.dst_pitch() > 2)) return orders;
   if (several || last) orders.push_back({true, last ? Layout::nchw : Layout::nhwc, AxisOrder::dhw});
-  if (longest == AxisOrder::dhw) return orders;
-  orders.push_back({true, Layout::nchw, longest});
-  if (several) orders.push_back({true, Layout::nhwc, longest});
+  for (const AxisOrder order : {AxisOrder::dwh, AxisOrder::hwd}) {
+    const std::size_t innermost = axes_in_order(order)[kMaxRank - 1];
+    if (axes[innermost].output <= axes[kMaxRank - 1].output) continue;
+    orders.push_back({true, Layout::nchw, order});
+    if (several) orders.push_back({true, Layout::nhwc, order});
+  }
   return orders;
 }
 

@@ -63,6 +63,43 @@ std::int64_t live_tap_count(const Axis& axis) {
   return count;
 }
 
+namespace {
+
+/// visit(begin, end) for the ranges of positions q of a phase that have a live tap, ascending.
+template <class Visit>
+void for_each_reached_range(const Phase& phase, const Axis& axis, Visit&& visit) {
+  std::int64_t covered_end = phase.q_begin;
+  for (const Tap& tap : phase.taps) {
+    const std::int64_t begin = std::max(covered_end, tap.shift);
+    const std::int64_t end = std::min(phase.q_end, tap.shift + axis.input);
+    if (begin >= end) continue;
+    visit(begin, end);
+    covered_end = end;
+  }
+}
+
+}  // namespace
+
+std::int64_t reached_output_count(const Axis& axis) {
+  std::int64_t count = 0;
+  for (const Phase& phase : make_phases(axis))
+    for_each_reached_range(phase, axis,
+                           [&](std::int64_t begin, std::int64_t end) { count += end - begin; });
+  return count;
+}
+
+std::vector<std::int64_t> reached_outputs(const Axis& axis) {
+  std::vector<std::int64_t> outputs;
+  for (const Phase& phase : make_phases(axis)) {
+    for_each_reached_range(phase, axis, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t q = begin; q < end; ++q)
+        outputs.push_back(q * axis.stride + phase.r - axis.crop_begin);
+    });
+  }
+  std::sort(outputs.begin(), outputs.end());
+  return outputs;
+}
+
 std::int64_t live_inputs(const Axis& axis) {
   // Both ends of a tap's range fall as k grows, so walking k down makes the union a merge.
   std::int64_t count = 0;

@@ -215,6 +215,11 @@ void Builder::store(const Mem& mem, Reg a, Reg m) {
   inst.mask = m;
 }
 
+void Builder::store_first(const Mem& mem, Reg a, int count) {
+  store(mem, a);
+  if (count < program_.lanes) stage().code.back().imm = count;
+}
+
 void Builder::stream(const Mem& mem, Reg a) {
   Inst& inst = emit(Op::stream);
   inst.a = a;

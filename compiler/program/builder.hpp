@@ -55,6 +55,7 @@ class Builder {
   void load(Reg d, const Mem& mem, Reg m = kNone, Type type = Type::f32);
   void broadcast(Reg d, const Mem& mem);
   void store(const Mem& mem, Reg a, Reg m = kNone);
+  void store_first(const Mem& mem, Reg a, int count);  ///< 1, 2, 4 or 8 lanes
   void stream(const Mem& mem, Reg a);
   void prefetch(const Mem& mem, int level);
   void fma(Reg d, Reg a, Reg b, Reg m = kNone);

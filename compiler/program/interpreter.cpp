@@ -448,6 +448,7 @@ class Machine {
 
   /// Bit l: lane l is active.
   std::uint64_t active_lanes(const Inst& inst) {
+    if (inst.op == Op::store && inst.imm != 0) return (std::uint64_t{1} << inst.imm) - 1;
     if (inst.mask == kNone) return kAllLanes;
     if (vector_masks_) {
       const Vector& words = read(inst.mask);

@@ -24,8 +24,8 @@ std::string hexadecimal(std::uint64_t value) {
 }
 
 const char* to_string(BufferKind kind) {
-  static constexpr const char* kNames[] = {"src", "weights",   "bias",
-                                           "dst", "workspace", "staged_src", "staged_dst", "constants"};
+  static constexpr const char* kNames[] = {"src",       "weights",    "bias",       "dst",
+                                           "workspace", "staged_src", "staged_dst", "constants"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 
@@ -197,7 +197,8 @@ class Printer {
       case Op::broadcast:
         return d + "broadcast " + memory(inst);
       case Op::store:
-        return memory(inst) + " = " + vector(inst.a);
+        return memory(inst) + (inst.imm == 0 ? "" : " first " + decimal(inst.imm)) + " = " +
+               vector(inst.a);
       case Op::stream:
         return "stream " + memory(inst) + " = " + vector(inst.a);
       case Op::prefetch:

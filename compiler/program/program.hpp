@@ -160,7 +160,8 @@ enum class Op : std::uint8_t {
   copy,       ///< d = a
   load,       ///< d = mem            masked: other lanes are 0 and their memory is not touched
   broadcast,  ///< d = mem, one element, in every lane
-  store,      ///< mem = a            masked: other lanes' memory is not touched
+  store,      ///< mem = a            masked: other lanes' memory is not touched. imm 1, 2, 4 or 8:
+              ///< the first imm lanes only, unmasked (masked stores are slow where memory is far)
   stream,     ///< store that bypasses the caches; whole vectors, address aligned to the vector
   prefetch,   ///< hint; imm 1: L1, 2: L2. Never faults, exempt from bounds
   fma,        ///< d = a * b + d, rounded once    masked: other lanes keep d

@@ -666,8 +666,7 @@ Status check_order(const Program& program, const std::deque<StageProof>& proofs,
 }  // namespace
 
 Status check_coverage(const Program& program, std::deque<StageProof>& proofs) {
-  for (const BufferKind kind :
-       {BufferKind::staged_src, BufferKind::staged_dst, BufferKind::dst}) {
+  for (const BufferKind kind : {BufferKind::staged_src, BufferKind::staged_dst, BufferKind::dst}) {
     const Buffer* output = nullptr;
     if (Status status = check_order(program, proofs, kind, &output); !status) return status;
     if (output == nullptr) continue;

@@ -400,6 +400,10 @@ class Walk {
     if (inst.op == Op::mask_const) return imm <= all_lanes();
     if (inst.op == Op::shuffle128) return imm < (program_.lanes == 8 ? 4u : 256u);
     if (inst.op == Op::prefetch) return imm == 1 || imm == 2;
+    if (inst.op == Op::store && imm != 0) {
+      return inst.mask == kNone && std::has_single_bit(imm) &&
+             imm < static_cast<std::uint64_t>(program_.lanes);
+    }
     return true;
   }
 
@@ -443,6 +447,10 @@ class Walk {
     Footprint footprint{at_, node(), 1, true};
     if (is_element_access(inst)) return footprint;
     footprint.lanes = all_lanes();
+    if (inst.op == Op::store && inst.imm != 0) {
+      footprint.lanes = (std::uint64_t{1} << inst.imm) - 1;
+      return footprint;
+    }
     if (inst.mask == kNone || inst.op == Op::permute) return footprint;
     footprint.lanes_known = masks_[inst.mask].known;
     if (footprint.lanes_known) footprint.lanes = masks_[inst.mask].bits;

@@ -13,6 +13,8 @@ using program::Type;
 using Xbyak::Address;
 using Xbyak::CodeGenerator;
 using Xbyak::Opmask;
+using Xbyak::Xmm;
+using Xbyak::Ymm;
 using Xbyak::Zmm;
 
 /// The destination with its mask.
@@ -40,10 +42,28 @@ void emit_load(CodeGenerator& code, const Inst& inst, const Address& mem) {
   code.vmovups(dst, mem);
 }
 
-void emit_store(CodeGenerator& code, const Inst& inst, const Address& mem) {
+bool emit_store(CodeGenerator& code, const Inst& inst, const Address& mem) {
   Address target = mem;
   if (inst.mask != kNone) target.setOpmaskIdx(inst.mask);
-  code.vmovups(target, Zmm(inst.a));
+  switch (inst.imm) {
+    case 0:
+      code.vmovups(target, Zmm(inst.a));
+      return true;
+    case 1:
+      code.vmovss(target, Xmm(inst.a));
+      return inst.mask == kNone;
+    case 2:
+      code.vmovlps(target, Xmm(inst.a));
+      return inst.mask == kNone;
+    case 4:
+      code.vmovups(target, Xmm(inst.a));
+      return inst.mask == kNone;
+    case 8:
+      code.vmovups(target, Ymm(inst.a));
+      return inst.mask == kNone;
+    default:
+      return false;
+  }
 }
 
 bool emit_prefetch(CodeGenerator& code, const Inst& inst, const Address& mem) {
@@ -62,8 +82,7 @@ bool emit_access(CodeGenerator& code, const Inst& inst, const Address* mem) {
       code.vbroadcastss(destination(inst), *mem);
       return true;
     case Op::store:
-      emit_store(code, inst, *mem);
-      return true;
+      return emit_store(code, inst, *mem);
     case Op::stream:
       code.vmovntps(*mem, Zmm(inst.a));
       return inst.mask == kNone;
