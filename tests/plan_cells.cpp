@@ -45,7 +45,7 @@ class Search {
   }
 
   std::optional<LayerCase> find() {
-    for (int tries = 0; tries < 300; ++tries) {
+    for (int tries = 0; tries < 600; ++tries) {
       LayerCase layer = random_layer(theme(), static_cast<std::uint32_t>(random_()), 0);
       if (between(1, 3) > 1) bend(layer.problem);
       if (!validate(layer.problem).ok() || !is_small(layer)) continue;
