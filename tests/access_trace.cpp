@@ -17,7 +17,8 @@ class Tracer {
       : program_(program), batch_(batch), steps_left_(max_steps), scalars_(program.scalars.size()) {
     for (const Buffer& buffer : program.buffers) {
       written_.emplace_back(static_cast<std::size_t>(elements(buffer)), 0);
-      if (is_staged(buffer.kind)) staged(buffer.kind).resize(static_cast<std::size_t>(span(buffer)));
+      if (is_staged(buffer.kind))
+        staged(buffer.kind).resize(static_cast<std::size_t>(span(buffer)));
     }
   }
 
@@ -60,7 +61,9 @@ class Tracer {
   }
 
   /// Staged tensors are seen through several buffers: their elements count by where they stand.
-  Counts& staged(BufferKind kind) { return kind == BufferKind::staged_src ? staged_src_ : staged_dst_; }
+  Counts& staged(BufferKind kind) {
+    return kind == BufferKind::staged_src ? staged_src_ : staged_dst_;
+  }
 
   void note(const std::string& what) {
     if (!trace_.violation.empty()) return;

@@ -61,15 +61,15 @@ void expect_same_under_guard(const Kernel& kernel, const LayerData& data,
   const std::vector<float> before(data.dst.size(), std::numeric_limits<float>::quiet_NaN());
   std::memcpy(dst.data(), before.data(), dst_bytes);
 
-  const Args args{.src = src.data(),
-                  .weights = weights.data(),
-                  .bias = data.problem.bias ? bias.data() : nullptr,
-                  .dst = dst.data(),
-                  .workspace = workspace.data(),
-                  .batch = data.batch,
-                  .staged_src = tensors.data(),
-                  .staged_dst = static_cast<std::byte*>(tensors.data()) +
-                                staged.dst_offset(data.batch)};
+  const Args args{
+      .src = src.data(),
+      .weights = weights.data(),
+      .bias = data.problem.bias ? bias.data() : nullptr,
+      .dst = dst.data(),
+      .workspace = workspace.data(),
+      .batch = data.batch,
+      .staged_src = tensors.data(),
+      .staged_dst = static_cast<std::byte*>(tensors.data()) + staged.dst_offset(data.batch)};
   ASSERT_TRUE(succeeded(run_all_items(kernel, args)));
   EXPECT_EQ(std::memcmp(dst.data(), data.dst.data(), dst_bytes), 0);
   EXPECT_TRUE(dst.intact()) << "written outside y";

@@ -13,11 +13,11 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/access_trace.hpp"
 #include "compiler/lower/lower.hpp"
 #include "compiler/plan/plan.hpp"
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/passes.hpp"
+#include "tests/access_trace.hpp"
 #include "tests/guarded_buffer.hpp"
 #include "tests/mutation.hpp"
 #include "tests/random_cover.hpp"
@@ -57,9 +57,9 @@ class Run {
  public:
   explicit Run(const Program& program) {
     std::uint32_t state = 1;
-    for (const BufferKind kind : {BufferKind::src, BufferKind::weights, BufferKind::bias,
-                                  BufferKind::dst, BufferKind::workspace, BufferKind::staged_src,
-                                  BufferKind::staged_dst}) {
+    for (const BufferKind kind :
+         {BufferKind::src, BufferKind::weights, BufferKind::bias, BufferKind::dst,
+          BufferKind::workspace, BufferKind::staged_src, BufferKind::staged_dst}) {
       GuardedBuffer& buffer = buffers_.emplace_back(buffer_bytes(program, kind), GuardedEnd::back);
       for (float& value : buffer.floats()) {
         value = static_cast<float>(state >> 16) / 65536.0f;

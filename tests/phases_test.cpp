@@ -116,6 +116,32 @@ testing::AssertionResult counts_agree(const Axis& axis) {
          << live_kernel(axis);
 }
 
+::testing::AssertionResult reaches_what_scatter_reaches(const Axis& axis) {
+  std::vector<std::int64_t> expected;
+  const std::vector<std::set<Pair>> received = scatter(axis);
+  for (std::size_t o = 0; o < received.size(); ++o)
+    if (!received[o].empty()) expected.push_back(static_cast<std::int64_t>(o));
+  if (reached_outputs(axis) == expected &&
+      reached_output_count(axis) == static_cast<std::int64_t>(expected.size()))
+    return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << text(axis) << ": " << reached_output_count(axis);
+}
+
+TEST(Phases, ReachedOutputs) {
+  for (std::int64_t input = 1; input <= 4; ++input)
+    for (std::int64_t kernel = 1; kernel <= 4; ++kernel)
+      for (std::int64_t stride = 1; stride <= 5; ++stride)
+        for (std::int64_t dilation = 1; dilation <= 4; ++dilation)
+          for (std::int64_t crop = 0; crop <= 3; ++crop)
+            for (std::int64_t tail = 0; tail <= 1; ++tail) {
+              Axis axis{.input = input, .kernel = kernel, .stride = stride, .dilation = dilation};
+              axis.crop_begin = crop;
+              axis.output = std::max<std::int64_t>(1, axis.full() - crop + 2);
+              axis.zero_tail = tail;
+              ASSERT_TRUE(reaches_what_scatter_reaches(axis));
+            }
+}
+
 TEST(Phases, AllSmallAxes) {
   Axis axis;
   for (axis.input = 1; axis.input <= 4; ++axis.input)

@@ -10,9 +10,9 @@
 #include <unordered_set>
 #include <vector>
 
-#include "tests/arbitrary_problem.hpp"
 #include "compiler/problem/checked_math.hpp"
 #include "compiler/problem/tensor.hpp"
+#include "tests/arbitrary_problem.hpp"
 
 namespace convt {
 namespace {

@@ -149,6 +149,42 @@ TEST(Staging, RefusesOrdersThatChangeNothing) {
   EXPECT_THAT(program.error().message, HasSubstr("order of axes"));
 }
 
+// ---- Rows that no tap reaches.
+
+/// Strides beyond the kernel on both outer axes: most rows are bias only.
+Problem sparse_rows(Layout layout) {
+  ConvTranspose<3> layer;
+  layer.in_channels = layer.out_channels = layer.groups = 5;
+  layer.input = {3, 4, 6};
+  layer.kernel = {2, 1, 3};
+  layer.stride = {7, 5, 2};
+  layer.padding = {1, 0, 1};
+  layer.output_padding = {3, 2, 0};
+  layer.bias = true;
+  layer.layout = layout;
+  return conv_transpose3d(layer);
+}
+
+TEST(BiasRows, HaveAStageOfTheirOwn) {
+  const Target target = generic_target(Isa::avx512);
+  for (const Layout layout : {Layout::nchw, Layout::nhwc}) {
+    const Plan plan = candidate_plans(sparse_rows(layout), target).front();
+    const Result<program::Program> program = lower(sparse_rows(layout), target, plan);
+    ASSERT_TRUE(succeeded(program));
+    EXPECT_EQ(program->stages.back().name, "bias_rows") << plan.to_text();
+  }
+}
+
+TEST(BiasRows, AreRightWhateverThePlan) {
+  for (const Layout layout : {Layout::nchw, Layout::nhwc}) {
+    for (const Plan& plan : candidate_plans(sparse_rows(layout), host_target())) {
+      LayerCase layer{.problem = sparse_rows(layout), .batch = 2, .plan = plan.to_text()};
+      const std::string failure = check(layer);
+      EXPECT_TRUE(failure.empty() || failure == kRefused) << failure << layer.to_text();
+    }
+  }
+}
+
 // ---- What the verifier demands of staged tensors.
 
 /// src -> staged in one stage, staged -> dst in the next, 16 elements an image; `views` as the

@@ -7,9 +7,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/access_trace.hpp"
 #include "compiler/program/builder.hpp"
 #include "compiler/program/passes.hpp"
+#include "tests/access_trace.hpp"
 #include "tests/small_programs.hpp"
 
 namespace convt::program {
@@ -58,6 +58,29 @@ void expect_refused(const Program& program, const std::string& why,
 }
 
 TEST(Verifier, AcceptsCopyWithTail) { expect_accepted(copy_program()); }
+
+/// copy_program(), its tail's 8 elements stored as the first lanes of a vector.
+Program copy_with_short_store(std::int64_t lanes) {
+  Program program = copy_program();
+  Inst& store = find(program, Op::store, 1);
+  store.mask = kNone;
+  store.imm = lanes;
+  return program;
+}
+
+TEST(Verifier, AcceptsStoresOfTheFirstLanes) { expect_accepted(copy_with_short_store(8)); }
+
+TEST(Verifier, CountsTheLanesThatAShortStoreWrites) {
+  expect_refused(copy_with_short_store(4), "is never stored");
+}
+
+TEST(Verifier, RefusesShortStoresThatNoInstructionMakes) {
+  EXPECT_FALSE(verify(copy_with_short_store(3)).ok());
+  EXPECT_FALSE(verify(copy_with_short_store(16)).ok());
+  Program masked = copy_with_short_store(8);
+  find(masked, Op::store, 1).mask = find(masked, Op::mask_const).dst;
+  EXPECT_FALSE(verify(masked).ok());
+}
 
 TEST(Verifier, CountsAccesses) {
   const Result<VerifyStats> result = verify(copy_program());

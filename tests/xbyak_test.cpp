@@ -67,7 +67,8 @@ class Memory {
       fill(lines, static_cast<int>(buffer.kind));
     }
     args_ = {lines_[0].data(), lines_[1].data(), lines_[2].data(),
-             lines_[3].data(), lines_[4].data(), batch};
+             lines_[3].data(), lines_[4].data(), batch,
+             lines_[5].data(), lines_[6].data()};
   }
   const Args& args() const { return args_; }
   float* floats(BufferKind kind) { return lines_[static_cast<std::size_t>(kind)].data()->data; }
@@ -101,7 +102,7 @@ class Memory {
     }
   }
 
-  std::array<std::vector<Line>, 5> lines_;
+  std::array<std::vector<Line>, kBufferKinds> lines_;
   Args args_;
 };
 
@@ -179,6 +180,14 @@ TEST(Xbyak, CopiesRowByRow) {
   const Program program = s.finish();
   expect_same(program);
   expect_same(program, 1, 3);
+}
+
+TEST(Xbyak, StoresTheFirstLanes) {
+  Sketch s;
+  s.builder.load(20, s.at(s.src, 1, 0, 0));
+  std::int32_t vector = 0;
+  for (const int count : {1, 2, 4, 8, 16}) s.builder.store_first(s.out(vector++), 20, count);
+  expect_same(s.finish());
 }
 
 TEST(Xbyak, NoItemsTouchNothing) {
