@@ -13,38 +13,37 @@ namespace convt {
 namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
-constexpr double kPortSharing = 1.8;  // infinite: loads and multiply-adds overlap perfectly
 constexpr double kExposedChain = 0.46;
 constexpr double kSplit = 2.1;          // unaligned vectors mostly straddle two cache lines
 constexpr double kPermutedLoads = 3.6;  // a load under a mask and a permute, in loads
-constexpr double kLoopCycles = 0.4;     // counter, pointers, branch of an innermost loop
-constexpr double kTileCycles = 2.7;     // pointers and counters of one tile
+constexpr double kLoopCycles = 0.34;    // counter, pointers, branch of an innermost loop
+constexpr double kTileCycles = 2;       // pointers and counters of one tile
 constexpr double kItemCycles = 19;      // scalars of one work item
 constexpr double kL2BytesPerCycle = 27, kL3BytesPerCycle = 31, kMemoryBytesPerCycle = 5;
 // Channels first, a tile touches one or a few cache lines in each of many planes. When planes are
 // far (past L2) or fall into the same cache sets, each line costs this much beyond its load or
 // store.
-constexpr double kL2InputLine = 1, kFarInputLine = 1.6, kFarScatteredStore = 1, kFarStore = 1,
+constexpr double kL2InputLine = 0.74, kFarInputLine = 1.4, kFarScatteredStore = 0.74, kFarStore = 1,
                  kL3Store = 0.47;
-constexpr double kExposedReads = 0.66, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 6.5;
+constexpr double kExposedReads = 0.58, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 5.9;
 // What prefetching leaves of lines' cost, in tiles of all output channels and in others.
-constexpr double kPrefetched = 0.78, kPrefetchedAgain = 0.1;
-constexpr double kExposedTraffic = 0.044;  // of moving the tensors through caches and memory once
+constexpr double kPrefetched = 0.86, kPrefetchedAgain = 0.085;
+constexpr double kExposedTraffic = 0.033;  // of moving the tensors through caches and memory once
 // Reduction lanes: cycles of each line of input, from L2 and from beyond.
 constexpr double kL2ReducedLine = 0.81, kFarReducedLine = 0.89;
-constexpr double kPanelLine = 3.6, kFarPanelLine = 8.1;  // copying one cache line into a panel
+constexpr double kPanelLine = 3.6, kFarPanelLine = 8.9;  // copying one cache line into a panel
 // Channels last, pixels that are pages apart: cycles of each load of one ...
 constexpr double kFarPixel = 0.58, kFarPixelInLoop = 3, kConflictingPixel = 2.3;
 constexpr double kPanelPixel = 2.8, kFarPanelPixel = 7.4;  // ... of copying one into a panel
 constexpr double kFarOutputPixel = 5.4;                    // ... of storing to one past L2
 constexpr double kBiasStore = 1.7;                         // in rows that no tap reaches
-constexpr double kSquareCycles = 43;     // transposing lanes x lanes elements, memory to memory
+constexpr double kSquareCycles = 39;     // transposing lanes x lanes elements, memory to memory
 constexpr double kInterleaveStep = 0.6;  // a permute of interleaving or the reverse
 constexpr double kStagedTraffic = 1.2;   // of the tensors, in and out of their staged order
 constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 // What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
 // several rows: they have few other loads to wait for.
-constexpr double kBroadcast = 0.3, kBroadcastOperand = 0.81;
+constexpr double kBroadcast = 0.3, kBroadcastOperand = 0.87;
 
 /// Counts of one reduction step.
 struct StepCounts {
@@ -577,8 +576,7 @@ double step_cycles(const StepCounts& counts, const Plan& plan, double weight_byt
   const double fma_cycles = counts.fmas / kFmaPerCycle,
                load_cycles = (counts.loads + counts.splits) / kLoadsPerCycle;
   // Near both limits the ports are not shared out perfectly.
-  double cycles = std::pow(std::pow(fma_cycles, kPortSharing) + std::pow(load_cycles, kPortSharing),
-                           1 / kPortSharing);
+  double cycles = std::sqrt(fma_cycles * fma_cycles + load_cycles * load_cycles);
   cycles = std::max(cycles, counts.chain * kFmaLatency);
   // What streams from past L2 overlaps with arithmetic, though not wholly.
   const double streaming = counts.weight_bytes / weight_bytes_per_cycle;
@@ -685,7 +683,7 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
     tap_rows += rows.tap_rows * rows.products.inputs;
   }
   cost.cycles *= tiles_of_channels / plan.images;
-  if (problem.layout == Layout::nhwc || plan.tile_rows > 1)
+  if (!plan.panel || plan.family == Family::group_lanes)
     cost.cycles +=
         reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
   if (plan.panel && plan.family != Family::group_lanes) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace convt {
 namespace {
@@ -42,10 +43,11 @@ struct OrderedAxes {
 
 OrderedAxes order_axes(const Problem& problem) {
   const std::array<Axis, kMaxRank> padded = padded_axes(problem);
-  std::array<std::size_t, kMaxRank> order{0, 1, 2};
-  std::stable_partition(order.begin(), order.end(), [&](std::size_t a) {
-    return padded[a].input == 1 && padded[a].output == 1;
-  });
+  std::array<std::size_t, kMaxRank> order{};
+  std::size_t place = 0;
+  for (const bool points : {true, false})
+    for (std::size_t a = 0; a < kMaxRank; ++a)
+      if ((padded[a].input == 1 && padded[a].output == 1) == points) order[place++] = a;
   std::array<Axis, kMaxRank> axes{padded[order[0]], padded[order[1]], padded[order[2]]};
   while (!(axes[1] == Axis{}) && is_pointwise(axes[1]) && is_separable(axes[2])) {
     axes[2].input *= axes[1].input;
@@ -188,10 +190,13 @@ bool leaves_out_rows(const Problem& problem, const Plan& plan, std::size_t a) {
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
   for (const Axis& axis : axes)
     if (axis.zero_tail != 0) return false;
-  if (axes[a].stride == 1) return false;
-  const std::int64_t reached = reached_output_count(axes[a]);
   constexpr std::int64_t kLeastShare = 4;  // of all rows: few are no matter
-  return reached > 0 && (axes[a].output - reached) * kLeastShare >= axes[a].output;
+  const Axis& axis = axes[a];
+  const std::int64_t residues =
+      std::min(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
+  if (residues * kLeastShare > axis.stride * (kLeastShare - 1)) return false;
+  const std::int64_t reached = reached_output_count(axis);
+  return reached > 0 && (axis.output - reached) * kLeastShare >= axis.output;
 }
 
 int groups_a_vector(const Problem& problem, int lanes) {
