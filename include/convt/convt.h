@@ -205,11 +205,11 @@ typedef struct convt_run_arguments {
 /* Bytes of workspace that let a run of `batch` images use `threads` threads; 0 for most kernels. */
 size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads, int64_t batch);
 
-/* Computes y. Re-entrant; machine code allocates nothing unless it is refused, or a larger batch than
- * ever needs workspace of the kernel's own. Errors, before a
- * byte is written: INVALID_ARGUMENT if a pointer is missing (or a bias given that the layer has
- * not), batch or threads are negative, weights are packed for another layout, y overlaps an input,
- * or the workspace is too small or misaligned; UNSUPPORTED if batch makes a tensor of 2^40 bytes.
+/* Computes y. Re-entrant; machine code allocates nothing unless it is refused, or a larger batch
+ * than ever needs workspace of the kernel's own. Errors, before a byte is written: INVALID_ARGUMENT
+ * if a pointer is missing (or a bias given that the layer has not), batch or threads are negative,
+ * weights are packed for another layout, y overlaps an input, or the workspace is too small or
+ * misaligned; UNSUPPORTED if batch makes a tensor of 2^40 bytes.
  */
 convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments_t* arguments);
 
