@@ -197,10 +197,9 @@ Status run_stages(const KernelState& kernel, const RunArguments& arguments, void
       .weights = static_cast<const std::byte*>(arguments.weights.data) + kPackedHeaderBytes,
       .bias = arguments.bias,
       .dst = arguments.dst,
-      .workspace = arguments.workspace == nullptr
-                       ? nullptr
-                       : static_cast<std::byte*>(arguments.workspace) +
-                             kernel.staged.total(arguments.batch),
+      .workspace = arguments.workspace == nullptr ? nullptr
+                                                  : static_cast<std::byte*>(arguments.workspace) +
+                                                        kernel.staged.total(arguments.batch),
       .batch = arguments.batch,
       .staged_src = staged,
       .staged_dst = staged == nullptr ? nullptr
@@ -225,8 +224,8 @@ Status Kernel::run(const RunArguments& arguments) const {
   const std::size_t bytes = kernel.staged.total(arguments.batch);
   const StagingPool::Block staged(*kernel.staging, bytes);
   if (staged.data() == nullptr) {
-    return Error{ErrorCode::out_of_memory, "no memory for " + std::to_string(bytes) +
-                                               " bytes of tensors in another order"};
+    return Error{ErrorCode::out_of_memory,
+                 "no memory for " + std::to_string(bytes) + " bytes of tensors in another order"};
   }
   return run_stages(kernel, arguments, staged.data());
 }

@@ -62,7 +62,8 @@ struct Plan {
   bool prefetch = false;
   int run = 16;  ///< tiles a work item walks at most
   /// Copy the input rows of an item side by side first: channels first, planes lie pages apart and,
-  /// when they are multiples of 4 KiB, push each other out of the cache. Group lanes: so may pixels.
+  /// when they are multiples of 4 KiB, push each other out of the cache. Group lanes: so may
+  /// pixels.
   bool panel = false;
   /// Space lanes: output rows of axis h a tile, 1 or a multiple of its stride. A tile of several
   /// rows loads each input vector once for all of them.

@@ -15,7 +15,8 @@
 // prove each access per axis and the interpreter can check it. What five readers make of it:
 // backends translate one for one, the interpreter executes, the verifier proves, the printer shows.
 //
-// Life of a Program:  lower -> legalise(Target) -> allocate_registers -> verify -> {backend, interpreter}
+// Life of a Program:  lower -> legalise(Target) -> allocate_registers -> verify -> {backend,
+// interpreter}
 #pragma once
 
 #include <array>
@@ -74,10 +75,10 @@ enum class ScalarKind : std::uint8_t {
 struct Scalar {
   ScalarKind kind = ScalarKind::loop;
   std::string name;
-  TableId table = 0;         ///< let
-  std::uint16_t column = 0;  ///< let
-  Affine row;                ///< let
-  ScalarId block = kNone;    ///< batch_count: the coordinate that counts blocks
+  TableId table = 0;             ///< let
+  std::uint16_t column = 0;      ///< let
+  Affine row;                    ///< let
+  ScalarId block = kNone;        ///< batch_count: the coordinate that counts blocks
   std::int64_t batch_block = 0;  ///< batch_count
 };
 
@@ -146,12 +147,12 @@ struct Mem {
 
 enum class Op : std::uint8_t {
   // Structure. `match` links begin and end.
-  loop,      ///< for (scalar = 0; scalar < trip; ++scalar)
+  loop,  ///< for (scalar = 0; scalar < trip; ++scalar)
   end_loop,
   if_equal,  ///< if (scalar == imm)
   end_if,
-  let,       ///< defines a scalar of kind let or batch_count from here to the end of the block
-  comment,   ///< names the role of what follows (text = comments[imm])
+  let,      ///< defines a scalar of kind let or batch_count from here to the end of the block
+  comment,  ///< names the role of what follows (text = comments[imm])
   // Vectors. d = dst, a, b = registers; b may instead be a memory operand (whole vector, or one
   // element broadcast to all lanes). Under a mask, a whole-vector operand touches the active lanes
   // only; a broadcast element and the index of a permute are always read whole. From `select` on, b
@@ -190,7 +191,7 @@ struct Inst {
   Reg dst = kNone;
   Reg a = kNone;
   Reg b = kNone;
-  Reg mask = kNone;  ///< mask register (own register class), kNone = all lanes
+  Reg mask = kNone;              ///< mask register (own register class), kNone = all lanes
   ScalarId scalar = kNone;       ///< loop, if_equal, let
   ScalarId trip_scalar = kNone;  ///< loop: trip is this scalar's value ...
   std::int64_t imm = 0;          ///< ... or this constant; other ops' immediate

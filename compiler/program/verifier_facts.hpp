@@ -86,7 +86,7 @@ struct StageFacts {
   std::vector<LetUse> lets;
   std::vector<Footprint> tensor_stores, workspace_stores, workspace_loads;
   std::array<bool, kBufferKinds> loads{};  ///< by BufferKind: whether the stage reads any
-  int batch_coordinate = -1;  ///< place in the grid, -1: none
+  int batch_coordinate = -1;               ///< place in the grid, -1: none
   std::int64_t batch_block = 0;
   std::int64_t accesses = 0;
 

@@ -117,11 +117,11 @@ typedef enum convt_backend {
 } convt_backend_t;
 
 typedef struct convt_options {
-  size_t struct_bytes; /* sizeof(convt_options_t) */
-  int32_t backend;     /* convt_backend_t */
-  int32_t strict;      /* 1: refuse plans with under 25% useful lanes */
-  const char* plan;    /* plan to use, as convt_kernel_plan() prints it; null: convt chooses */
-  const char* isa;     /* "scalar", "avx2", "avx512": compile for this; null: for this machine */
+  size_t struct_bytes;    /* sizeof(convt_options_t) */
+  int32_t backend;        /* convt_backend_t */
+  int32_t strict;         /* 1: refuse plans with under 25% useful lanes */
+  const char* plan;       /* plan to use, as convt_kernel_plan() prints it; null: convt chooses */
+  const char* isa;        /* "scalar", "avx2", "avx512": compile for this; null: for this machine */
   int64_t expected_batch; /* images a run will mostly have, at least 1; any batch may be run */
 } convt_options_t;
 
