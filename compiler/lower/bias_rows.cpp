@@ -61,7 +61,10 @@ class BiasRows {
         builder_.zero(value);
       }
       inner.pop_back();  // w
-      loop(axis, rows, inner, [&] { store_row(value); });
+      // Of the rest of a row.
+      const Reg mask =
+          make_store_mask(builder_, lane_bits(0, axes_[2].output % lanes_, lanes_), lanes_, true);
+      loop(axis, rows, inner, [&] { store_row(value, mask); });
     }
     builder_.end_stage();
   }
@@ -117,11 +120,11 @@ class BiasRows {
     if (rest != 0) emit(Affine(vectors * lanes_), lane_bits(0, rest, lanes_));
   }
 
-  void store_row(Reg value) {
+  void store_row(Reg value, Reg mask) {
     for_vectors(axes_[2].output, [&](const Affine& first, std::uint64_t bits) {
       index_[kWidth] = first;
       store_lanes(builder_, Mem{builder_.address(dst(), index_), kWidth, {}}, value, bits, lanes_,
-                  true, make_store_mask(builder_, bits, lanes_, true));
+                  true, mask);
     });
   }
 
@@ -136,9 +139,10 @@ class BiasRows {
       } else {
         builder_.zero(value);
       }
+      const Reg mask = make_store_mask(builder_, bits, lanes_, true);
       loop(axis, rows, inner, [&] {
         store_lanes(builder_, Mem{builder_.address(dst(), index_), kChannel, {}}, value, bits,
-                    lanes_, true, make_store_mask(builder_, bits, lanes_, true));
+                    lanes_, true, mask);
       });
     });
   }

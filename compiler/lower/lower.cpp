@@ -78,9 +78,8 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
     return "panel=1 is for phases one or all and tiles of one row";
   if (plan.panel && !channels_first && plan.family != Family::group_lanes)
     return "panel=1 is for layout nchw and group_lanes";
-  const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),
-                                     [](const Axis& axis) { return axis.zero_tail != 0; });
-  if (plan.images > 1 && (plan.family != Family::channel_lanes || plan.panel || zero_tail))
+  if (plan.images > 1 &&
+      (plan.family != Family::channel_lanes || plan.panel || has_zero_tail(problem)))
     return "images is for channel_lanes without panel or zero tail";
   if (plan.tile_rows > 1 &&
       (plan.family != Family::space_lanes || plan.tile_rows % spatial_axes(problem)[1].stride != 0))

@@ -77,14 +77,11 @@ void sort_rows_by_output(std::vector<std::int32_t>& table) {
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = rows[i / kRowColumns][i % kRowColumns];
 }
 
-/// Replaces each row's output by how many of the table come before it.
-void number_outputs(std::vector<std::int32_t>& table) {
-  std::vector<std::int32_t> outputs;
-  for (std::size_t i = kOutput; i < table.size(); i += kRowColumns) outputs.push_back(table[i]);
-  std::sort(outputs.begin(), outputs.end());
+/// Replaces each row's output by its place among `reached`, in which staged tensors have it.
+void number_outputs(std::vector<std::int32_t>& table, const std::vector<std::int64_t>& reached) {
   for (std::size_t i = kOutput; i < table.size(); i += kRowColumns)
     table[i] = static_cast<std::int32_t>(
-        std::lower_bound(outputs.begin(), outputs.end(), table[i]) - outputs.begin());
+        std::lower_bound(reached.begin(), reached.end(), table[i]) - reached.begin());
 }
 
 /// Channels between a panel's copy and its prefetch.
@@ -163,7 +160,7 @@ Nest::OuterAxis Nest::make_outer_axis(std::size_t a) {
     }
     first_place += static_cast<std::int32_t>(phase.taps.size());
   }
-  if (leaves_out && staged_) number_outputs(table);
+  if (leaves_out && staged_) number_outputs(table, reached_outputs(axis));
   if (!rows_by_phase_) sort_rows_by_output(table);
   declare_rows(outer, std::string(1, kAxisNames[a]) + "_rows", std::move(table));
   return outer;

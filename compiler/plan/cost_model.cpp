@@ -418,18 +418,10 @@ double computed_rows(const Problem& problem, const Plan& plan, std::size_t a) {
 
 /// Storing the bias in rows that the kernel leaves out.
 double bias_rows_cycles(const Problem& problem, const Target& target, const Plan& plan) {
+  if (!leaves_out_rows(problem, plan, 0) && !leaves_out_rows(problem, plan, 1)) return 0;
   const auto axes = spatial_axes(problem);
-  double rows = 1, computed = 1;
-  for (std::size_t a = 0; a < 2; ++a) {
-    if (!leaves_out_rows(problem, plan, a)) continue;
-    rows *= static_cast<double>(axes[a].output);
-    computed *= computed_rows(problem, plan, a);
-  }
-  if (rows == computed) return 0;
-  const double left_out =
-      (rows - computed) *
-      (leaves_out_rows(problem, plan, 0) ? 1.0 : static_cast<double>(axes[0].output)) *
-      (leaves_out_rows(problem, plan, 1) ? 1.0 : static_cast<double>(axes[1].output));
+  const double left_out = static_cast<double>(axes[0].output * axes[1].output) -
+                          computed_rows(problem, plan, 0) * computed_rows(problem, plan, 1);
   const auto width = static_cast<double>(axes[2].output);
   const auto channels = static_cast<double>(problem.out_channels);
   const double stores = problem.layout == Layout::nchw ? channels * std::ceil(width / target.lanes)
@@ -622,10 +614,9 @@ double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
   return kLoopCycles + vectors * (kPanelPixel / 2 + split + far);
 }
 
-}  // namespace
-
-PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
-                       const Tiling& tiling) {
+/// An image's share of tiles of plan.images images.
+PlanCost estimate_block_cost(const Problem& problem, const Target& target, const Plan& plan,
+                             const Tiling& tiling) {
   const auto axes = spatial_axes(problem);
   // Steps of the reduction: input channels, or blocks of them.
   const double ic = plan.family == Family::reduction_lanes
@@ -700,6 +691,8 @@ PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan&
   return cost;
 }
 
+}  // namespace
+
 double roofline_cycles(const Problem& problem, const Target& target) {
   const double fmas = static_cast<double>(problem.live_macs()) / target.lanes;
   const double bytes = tensor_bytes(problem);
@@ -726,12 +719,17 @@ double estimate_staging_cycles(const Problem& problem, const Target& target, con
          kStagedTraffic * 2 * bytes / memory_rate(target, 2 * bytes);
 }
 
-PlanCost average_over_batch(const PlanCost& block, const PlanCost& single, int images,
-                            std::int64_t batch) {
-  const auto singles = static_cast<double>(batch % images);
+PlanCost estimate_kernel_cost(const Problem& problem, const Target& target, const Plan& plan,
+                              const Tiling& tiling, std::int64_t batch) {
+  PlanCost cost = estimate_block_cost(problem, target, plan, tiling);
+  if (plan.images == 1) return cost;
+  // Full blocks of images, and the rest one by one.
+  Plan single_plan = plan;
+  single_plan.images = 1;
+  const PlanCost single = estimate_block_cost(problem, target, single_plan, tiling);
+  const auto singles = static_cast<double>(batch % plan.images);
   const auto blocked = static_cast<double>(batch) - singles;
-  PlanCost cost = block;
-  cost.cycles = (block.cycles * blocked + single.cycles * singles) / static_cast<double>(batch);
+  cost.cycles = (cost.cycles * blocked + single.cycles * singles) / static_cast<double>(batch);
   cost.code_bytes += single.code_bytes;
   return cost;
 }
@@ -739,14 +737,8 @@ PlanCost average_over_batch(const PlanCost& block, const PlanCost& single, int i
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
                        std::int64_t batch) {
   const Problem computed = compute_problem(problem, plan);
-  const Tiling tiling = make_plan_tiling(computed, plan);
-  PlanCost cost = estimate_cost(computed, target, plan, tiling);
-  if (plan.images > 1) {
-    Plan single = plan;
-    single.images = 1;
-    cost = average_over_batch(cost, estimate_cost(computed, target, single, tiling), plan.images,
-                              batch);
-  }
+  PlanCost cost =
+      estimate_kernel_cost(computed, target, plan, make_plan_tiling(computed, plan), batch);
   cost.cycles += estimate_staging_cycles(problem, target, plan);
   return cost;
 }

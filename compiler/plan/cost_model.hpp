@@ -15,23 +15,20 @@
 namespace convt {
 
 struct PlanCost {
-  double cycles = 0;         ///< one image, one thread (with plan.images > 1, of a full block)
+  double cycles = 0;         ///< one image, one thread
   double useful_lanes = 0;   ///< live multiply-adds / multiply-add lanes issued
   double code_bytes = 0;     ///< estimate of the instructions emitted
   int vector_registers = 0;  ///< needed by the widest body
 };
 
-/// `problem` is what the plan's kernel computes, `tiling` is make_uncut_tiling(problem, plan).
-PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
-                       const Tiling& tiling);
+/// Of the kernel without staging, an image of a batch. `problem` is what the plan's kernel
+/// computes, `tiling` is make_uncut_tiling(problem, plan).
+PlanCost estimate_kernel_cost(const Problem& problem, const Target& target, const Plan& plan,
+                              const Tiling& tiling, std::int64_t batch);
 
 /// Of the whole plan, staging included, an image of a batch. `problem` is the user's.
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
                        std::int64_t batch);
-
-/// Averages over the images of a batch: full blocks of plan.images, and the rest one by one.
-PlanCost average_over_batch(const PlanCost& block, const PlanCost& single, int images,
-                            std::int64_t batch);
 
 /// What the plan's staging costs; 0 without. `problem` is the user's.
 double estimate_staging_cycles(const Problem& problem, const Target& target, const Plan& plan);

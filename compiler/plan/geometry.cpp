@@ -151,6 +151,11 @@ Problem compute_problem(const Problem& problem, const Plan& plan) {
   return staged;
 }
 
+bool has_zero_tail(const Problem& problem) {
+  return std::any_of(problem.axes.begin(), problem.axes.end(),
+                     [](const Axis& axis) { return axis.zero_tail != 0; });
+}
+
 bool keeps_order(const Problem& staged) {
   const OrderedAxes ordered = order_axes(staged);
   return ordered.axes == staged.axes && ordered.order == std::array<std::size_t, kMaxRank>{0, 1, 2};
@@ -187,11 +192,9 @@ bool leaves_out_rows(const Problem& problem, const Plan& plan, std::size_t a) {
   if (!plan.staging.used && may_join && has_contiguous_rows(problem, plan)) return false;
   // Along the user's innermost axis, rows are not contiguous.
   if (plan.staging.used && axes_in_order(plan.staging.order)[a] == kMaxRank - 1) return false;
-  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
-  for (const Axis& axis : axes)
-    if (axis.zero_tail != 0) return false;
+  if (has_zero_tail(problem)) return false;
   constexpr std::int64_t kLeastShare = 4;  // of all rows: few are no matter
-  const Axis& axis = axes[a];
+  const Axis axis = spatial_axes(problem)[a];
   const std::int64_t residues =
       std::min(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
   if (residues * kLeastShare > axis.stride * (kLeastShare - 1)) return false;
@@ -205,11 +208,9 @@ int groups_a_vector(const Problem& problem, int lanes) {
 }
 
 bool has_contiguous_rows(const Problem& problem, const Plan& plan) {
-  const bool zero_tail = std::any_of(problem.axes.begin(), problem.axes.end(),
-                                     [](const Axis& axis) { return axis.zero_tail != 0; });
   return problem.layout == Layout::nhwc && plan.phases == Phases::all && problem.groups == 1 &&
          problem.out_channels == plan.channels && problem.dst_pitch() == problem.out_channels &&
-         !zero_tail;
+         !has_zero_tail(problem);
 }
 
 bool has_contiguous_inputs(const Problem& problem) {

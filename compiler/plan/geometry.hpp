@@ -30,6 +30,9 @@ std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order);
 /// below that take a problem and a plan mean this one.
 Problem compute_problem(const Problem& problem, const Plan& plan);
 
+/// Whether any axis has a zero tail.
+bool has_zero_tail(const Problem& problem);
+
 /// Whether `staged`, a problem as staged, has its axes as the staging orders them: none of them is
 /// a point or joins another.
 bool keeps_order(const Problem& staged);

@@ -106,10 +106,9 @@ const Tiling& Planner::tiling(const Plan& plan) {
 /// Images share a tile only where the positions of one do not fill it.
 int Planner::choose_most_images() const {
   const bool small = innermost_.output <= kSmallRow * innermost_.stride;
-  const auto axes = spatial_axes(problem_);
-  const bool zero_tail =
-      std::any_of(axes.begin(), axes.end(), [](const Axis& axis) { return axis.zero_tail != 0; });
-  return small && !zero_tail ? static_cast<int>(std::min<std::int64_t>(batch_, kMostImages)) : 1;
+  return small && !has_zero_tail(problem_)
+             ? static_cast<int>(std::min<std::int64_t>(batch_, kMostImages))
+             : 1;
 }
 
 int Planner::choose_unroll(double products_a_channel) const {
@@ -131,13 +130,7 @@ bool Planner::add(Plan plan) {
                       : problem_.layout == Layout::nchw && !plan.panel &&
                             problem_.ic_per_group() >= 8 && far_input;
   const Tiling& tiles = tiling(plan);
-  PlanCost cost = estimate_cost(problem_, target_, plan, tiles);
-  if (plan.images > 1) {
-    Plan single = plan;
-    single.images = 1;
-    cost = average_over_batch(cost, estimate_cost(problem_, target_, single, tiles), plan.images,
-                              batch_);
-  }
+  const PlanCost cost = estimate_kernel_cost(problem_, target_, plan, tiles, batch_);
   if (cost.vector_registers > target_.vector_registers) return false;
   if (cost.code_bytes > kMaxCodeBytes) return true;
   const double cycles = cost.cycles + staging_cycles_;
