@@ -1,5 +1,6 @@
 #include <convt/problem.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 
@@ -14,14 +15,6 @@ namespace {
 constexpr std::int64_t kMaxTensorBytes = std::int64_t{1} << 40;
 constexpr std::int64_t kMaxExtent = std::int64_t{1} << 40;
 constexpr std::int64_t kMaxKernelOrStride = std::int64_t{1} << 20;
-
-std::int64_t element_bytes(DataType type) {
-  switch (type) {
-    case DataType::f32:
-      return 4;
-  }
-  return 0;
-}
 
 Error invalid(std::string message) { return {ErrorCode::invalid_argument, std::move(message)}; }
 Error too_large(std::string message) { return {ErrorCode::unsupported, std::move(message)}; }
@@ -205,6 +198,17 @@ std::int64_t Problem::weights_count() const {
   return in_channels * oc_per_group() * kernel_volume();
 }
 
+bool Problem::has_residual() const {
+  return std::any_of(epilogue.begin(), epilogue.end(),
+                     [](const EpilogueStep& step) { return step.kind == StepKind::add; });
+}
+
+int Problem::parameter_rows() const {
+  int rows = is_int8() ? 1 : 0;
+  for (const EpilogueStep& step : epilogue) rows += step.parameter_rows();
+  return rows;
+}
+
 std::int64_t Problem::live_macs() const {
   std::int64_t macs = in_channels * oc_per_group();
   for (const Axis& axis : axes) macs *= live_tap_count(axis);
@@ -383,8 +387,32 @@ const char* to_string(DataType type) {
   switch (type) {
     case DataType::f32:
       return "f32";
+    case DataType::f16:
+      return "f16";
+    case DataType::bf16:
+      return "bf16";
+    case DataType::s8:
+      return "s8";
+    case DataType::u8:
+      return "u8";
   }
   return "unknown";
 }
+
+std::int64_t element_bytes(DataType type) {
+  switch (type) {
+    case DataType::f32:
+      return 4;
+    case DataType::f16:
+    case DataType::bf16:
+      return 2;
+    case DataType::s8:
+    case DataType::u8:
+      return 1;
+  }
+  return 0;
+}
+
+const char* to_string(MathMode mode) { return mode == MathMode::bf16 ? "bf16" : "strict"; }
 
 }  // namespace convt

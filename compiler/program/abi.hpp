@@ -15,6 +15,9 @@ struct Args {
   std::int64_t batch = 0;
   void* staged_src = nullptr;  ///< shared by all threads of the run; 64-byte aligned
   void* staged_dst = nullptr;
+  const void* residual = nullptr;
+  const float* parameters = nullptr;        ///< (rows, Cout)
+  const float* input_parameters = nullptr;  ///< (rows, Cin)
 };
 
 /// Runs work items [begin, end) of one stage.

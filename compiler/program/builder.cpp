@@ -194,9 +194,17 @@ void Builder::copy(Reg d, Reg a) {
   inst.a = a;
 }
 
+/// Of the buffer; f32 for an operand that is none (too many addresses).
+Type Builder::memory_type(const Mem& mem) const {
+  return mem.valid() ? program_.buffers[program_.addresses[mem.address].buffer].type : Type::f32;
+}
+
 void Builder::load(Reg d, const Mem& mem, Reg m, Type type) {
+  const Type memory = memory_type(mem);
   Inst& inst = emit(Op::load);
-  inst.type = type;
+  inst.type = memory == Type::f32                               ? type
+              : memory == Type::f16 || memory == Type::bf16 ? Type::f32
+                                                                : Type::i32;
   inst.dst = d;
   inst.mem = mem;
   inst.mask = m;
@@ -210,6 +218,7 @@ void Builder::broadcast(Reg d, const Mem& mem) {
 
 void Builder::store(const Mem& mem, Reg a, Reg m) {
   Inst& inst = emit(Op::store);
+  inst.type = memory_type(mem);
   inst.a = a;
   inst.mem = mem;
   inst.mask = m;
@@ -256,6 +265,35 @@ void Builder::fma(Reg d, Reg a, Reg b, Reg m) { binary(Op::fma, d, a, b, m); }
 
 void Builder::fma(Reg d, Reg a, const Mem& b, Operand kind, Reg m) {
   binary(Op::fma, d, a, b, kind, m);
+}
+
+void Builder::mul_add(Reg d, Reg a, Reg b, Reg m) { binary(Op::mul_add, d, a, b, m); }
+
+void Builder::mul_add(Reg d, Reg a, const Mem& b, Operand kind, Reg m) {
+  binary(Op::mul_add, d, a, b, kind, m);
+}
+
+void Builder::integer(Op op, Reg d, Reg a, Reg b, Reg m) {
+  binary(op, d, a, b, m);
+  stage().code.back().type = Type::i32;
+}
+
+void Builder::integer(Op op, Reg d, Reg a, const Mem& b, Operand kind, Reg m) {
+  binary(op, d, a, b, kind, m);
+  stage().code.back().type = Type::i32;
+}
+
+void Builder::unary(Op op, Reg d, Reg a, int imm, Reg m) {
+  emit_binary(op, d, a, m).imm = imm;
+}
+
+void Builder::narrow(Reg d, Reg a, Type type) { emit_binary(Op::narrow, d, a, kNone).type = type; }
+
+Reg Builder::compare(Compare predicate, Reg a, Reg b) {
+  const Reg reg = program_.mreg_count < kNone ? program_.mreg_count++ : kNone;
+  binary(Op::compare, reg, a, b, kNone);
+  stage().code.back().imm = static_cast<std::int64_t>(predicate);
+  return reg;
 }
 
 void Builder::select(Reg d, Reg m, Reg a, Reg b) { binary(Op::select, d, a, b, m); }

@@ -52,6 +52,8 @@ class Builder {
   // Instructions. `m` is a mask register or kNone.
   void zero(Reg d);
   void copy(Reg d, Reg a);
+  /// Loads and stores convert as the buffer's type says (see Type). `type` only matters to buffers
+  /// of constants, which are of words.
   void load(Reg d, const Mem& mem, Reg m = kNone, Type type = Type::f32);
   void broadcast(Reg d, const Mem& mem);
   void store(const Mem& mem, Reg a, Reg m = kNone);
@@ -62,6 +64,15 @@ class Builder {
   void fma(Reg d, Reg a, const Mem& b, Operand kind, Reg m = kNone);
   void binary(Op op, Reg d, Reg a, Reg b, Reg m = kNone);
   void binary(Op op, Reg d, Reg a, const Mem& b, Operand kind, Reg m = kNone);
+  void mul_add(Reg d, Reg a, Reg b, Reg m = kNone);
+  void mul_add(Reg d, Reg a, const Mem& b, Operand kind, Reg m = kNone);
+  /// add, sub, min or max of i32.
+  void integer(Op op, Reg d, Reg a, Reg b, Reg m = kNone);
+  void integer(Op op, Reg d, Reg a, const Mem& b, Operand kind, Reg m = kNone);
+  /// Shifts (imm), round, to_int, to_float.
+  void unary(Op op, Reg d, Reg a, int imm = 0, Reg m = kNone);
+  void narrow(Reg d, Reg a, Type type);
+  Reg compare(Compare predicate, Reg a, Reg b);  ///< a fresh mask register
   void select(Reg d, Reg m, Reg a, Reg b);
   void permute(Reg d, Reg a, Reg index, Reg m = kNone, bool zero_masked = false);
   void permute(Reg d, Reg a, const Mem& index, Reg m = kNone, bool zero_masked = false);
@@ -75,6 +86,7 @@ class Builder {
 
  private:
   Inst& emit(Op op);
+  [[nodiscard]] Type memory_type(const Mem& mem) const;
   Inst& emit_binary(Op op, Reg d, Reg a, Reg m);
   void open_block(Inst& begin);
   void close_block(Op op);

@@ -19,14 +19,19 @@ constexpr bool writes_dst(Op op) {
 }
 
 /// Whether `dst` is of the mask class.
-constexpr bool writes_mask(Op op) { return op == Op::mask_const; }
+constexpr bool writes_mask(Op op) { return op == Op::mask_const || op == Op::compare; }
 
 /// Ops whose masked lanes keep the destination's old value (unless zero_masked).
 constexpr bool merges_under_mask(Op op) { return op >= Op::fma && op != Op::select; }
 
+/// Whether the result depends on the old value of `dst`, masks aside.
+constexpr bool accumulates(Op op) {
+  return op == Op::fma || op == Op::mul_add || op == Op::dot_bf16 || op == Op::dot_u8s8;
+}
+
 /// Whether the old value of `dst` matters: accumulating ops, and ops that merge under a mask.
 constexpr bool reads_dst(const Inst& inst) {
-  if (inst.op == Op::fma || inst.op == Op::permute2) return true;
+  if (accumulates(inst.op) || inst.op == Op::permute2) return true;
   return inst.mask != kNone && !inst.zero_masked && merges_under_mask(inst.op) &&
          writes_dst(inst.op) && !writes_mask(inst.op);
 }

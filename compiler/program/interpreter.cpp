@@ -288,6 +288,15 @@ class Machine {
       case BufferKind::bias:
         read = args_.bias;
         break;
+      case BufferKind::residual:
+        read = args_.residual;
+        break;
+      case BufferKind::parameters:
+        read = args_.parameters;
+        break;
+      case BufferKind::input_parameters:
+        read = args_.input_parameters;
+        break;
       case BufferKind::constants:
         read = program_.constants.data();
         break;

@@ -24,8 +24,9 @@ std::string hexadecimal(std::uint64_t value) {
 }
 
 const char* to_string(BufferKind kind) {
-  static constexpr const char* kNames[] = {"src",       "weights",    "bias",       "dst",
-                                           "workspace", "staged_src", "staged_dst", "constants"};
+  static constexpr const char* kNames[] = {
+      "src",        "weights",  "bias",       "dst",              "workspace", "staged_src",
+      "staged_dst", "residual", "parameters", "input_parameters", "constants"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 

@@ -93,11 +93,15 @@ Mem vector_constant(Program& program, std::span<const std::uint32_t> words) {
 
 const char* to_string(Op op) {
   static constexpr const char* kNames[] = {
-      "loop",       "end_loop",  "if_equal",    "end_if",      "let",         "comment",
-      "zero",       "copy",      "load",        "broadcast",   "store",       "stream",
-      "prefetch",   "fma",       "add",         "sub",         "mul",         "select",
-      "permute",    "permute2",  "unpack_lo32", "unpack_hi32", "unpack_lo64", "unpack_hi64",
-      "shuffle128", "mask_const"};
+      "loop",        "end_loop",    "if_equal",    "end_if",     "let",
+      "comment",     "zero",        "copy",        "load",       "broadcast",
+      "store",       "stream",      "prefetch",    "fma",        "mul_add",
+      "dot_bf16",    "dot_u8s8",    "add",         "sub",        "mul",
+      "div",         "min",         "max",         "bit_and",    "bit_or",
+      "bit_xor",     "select",      "permute",     "permute2",   "unpack_lo32",
+      "unpack_hi32", "unpack_lo64", "unpack_hi64", "shuffle128", "shift_left",
+      "shift_right", "shift_right_signed",         "round",      "to_int",
+      "to_float",    "narrow",      "compare",     "mask_const"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(Op::mask_const) + 1);
   return kNames[static_cast<std::size_t>(op)];
 }

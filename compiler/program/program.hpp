@@ -82,6 +82,9 @@ struct Scalar {
   std::int64_t batch_block = 0;  ///< batch_count
 };
 
+/// Of Op::compare: Inst::imm.
+enum class Compare : std::uint8_t { less, less_equal, equal, unordered };
+
 /// Constant integers that scalars are looked up in (phases, borders, tiles). Row-major.
 struct Table {
   std::string name;
@@ -100,23 +103,46 @@ enum class BufferKind : std::uint8_t {
   workspace,   ///< an item's own scratch
   staged_src,  ///< x and y in another order in memory: stored whole before it is read;
   staged_dst,  ///< its buffers are views of the same elements
+  residual,
+  parameters,        ///< of output channels, a row for each
+  input_parameters,  ///< of input channels
   constants
 };
-inline constexpr std::size_t kBufferKinds = 8;
+inline constexpr std::size_t kBufferKinds = 11;
 
 constexpr bool is_staged(BufferKind kind) {
   return kind == BufferKind::staged_src || kind == BufferKind::staged_dst;
 }
 /// Of the run's images, not of one item or of the layer.
 constexpr bool is_tensor(BufferKind kind) {
-  return kind == BufferKind::src || kind == BufferKind::dst || is_staged(kind);
+  return kind == BufferKind::src || kind == BufferKind::dst || kind == BufferKind::residual ||
+         is_staged(kind);
 }
 /// A Program may store to it.
 constexpr bool is_written(BufferKind kind) {
   return kind == BufferKind::dst || kind == BufferKind::workspace || is_staged(kind);
 }
 constexpr bool is_read(BufferKind kind) { return kind != BufferKind::dst; }
-enum class Type : std::uint8_t { f32, i32 };  ///< element types; all of 4 bytes so far
+/// Element types of memory. Vectors have lanes of 32 bits: loads and broadcasts from a buffer of f16
+/// or bf16 give f32, those from s8, u8 or u16 give i32. `narrow` is the way back. A register that
+/// holds packed elements (`lanes` of them in its low bytes) has their type.
+enum class Type : std::uint8_t { f32, i32, f16, bf16, s8, u8, u16 };
+
+constexpr std::int64_t element_bytes(Type type) {
+  switch (type) {
+    case Type::f32:
+    case Type::i32:
+      return 4;
+    case Type::f16:
+    case Type::bf16:
+    case Type::u16:
+      return 2;
+    case Type::s8:
+    case Type::u8:
+      return 1;
+  }
+  return 0;
+}
 
 struct Buffer {
   BufferKind kind = BufferKind::src;
@@ -166,9 +192,19 @@ enum class Op : std::uint8_t {
   stream,     ///< store that bypasses the caches; whole vectors, address aligned to the vector
   prefetch,   ///< hint; imm 1: L1, 2: L2. Never faults, exempt from bounds
   fma,        ///< d = a * b + d, rounded once    masked: other lanes keep d
-  add,        ///< d = a + b          masked (this and below): other lanes keep d
+  mul_add,    ///< d = d * a + b, rounded once    masked (this and below): other lanes keep d
+  dot_bf16,   ///< d += a1*b1 + a0*b0, lanes of a and b being pairs of bf16 (buffers: i32); how it
+              ///< rounds: interpreter.cpp
+  dot_u8s8,   ///< d (i32) += sum of 4 products, lanes of a being 4 u8, of b 4 s8 (buffers: i32)
+  add,        ///< d = a + b          type i32 (this, sub, min, max): integers, wrapping around
   sub,        ///< d = a - b
   mul,        ///< d = a * b
+  div,        ///< d = a / b
+  min,        ///< d = a < b ? a : b  so b where either is NaN
+  max,        ///< d = a > b ? a : b  likewise
+  bit_and,    ///< d = a & b          of all 32 bits, like bit_or and bit_xor
+  bit_or,
+  bit_xor,
   select,     ///< d = mask ? a : b   (mask required)
   permute,    ///< d[l] = a[b[l] mod lanes], b an i32 register or memory operand (not broadcast)
   permute2,   ///< d[l] = (d ++ a)[b[l] mod 2*lanes], b an i32 register
@@ -178,6 +214,16 @@ enum class Op : std::uint8_t {
   unpack_hi64,  ///< per 128-bit block: a2 a3 b2 b3
   shuffle128,   ///< 128-bit blocks: d = a[imm&3] a[imm>>2&3] b[imm>>4&3] b[imm>>6&3]; with 8 lanes:
                 ///< d = a[imm&1] b[imm>>1&1]
+  shift_left,   ///< d = a << imm, all 32 bits
+  shift_right,  ///< d = a >> imm, zeros come in
+  shift_right_signed,  ///< d = a >> imm, the sign comes in
+  round,     ///< d = a rounded to an integer, ties to even whatever the caller's rounding mode
+  to_int,    ///< d (i32) = a rounded likewise; -2^31 for NaN and what does not fit
+  to_float,  ///< d (f32) = a (i32), rounded
+  narrow,  ///< d (packed) = a as `type`, of f32 for f16 and bf16 (ties to even), of i32 for s8 (clamped)
+           ///< and u8 (clamped, a being unsigned). imm 1: bf16 as AVX512_BF16 does, whose denormals
+           ///< are 0; legalise() decides
+  compare,  ///< mask register d = a < b (imm 0), a <= b (1), a == b (2), a or b is NaN (3)
   mask_const,   ///< mask register d = imm, one bit a lane
 };
 
@@ -237,8 +283,5 @@ std::int64_t item_count(const Stage& stage, std::int64_t batch);
 /// the constant block, which is created on first use. Equal constants are shared; each begins at a
 /// multiple of `lanes` words, so that it is aligned to the vector.
 Mem vector_constant(Program& program, std::span<const std::uint32_t> words);
-
-/// Byte size of one element.
-constexpr std::int64_t element_bytes(Type) { return 4; }
 
 }  // namespace convt::program

@@ -50,7 +50,14 @@ struct RunArguments {
   std::int64_t batch = 1;      ///< images N; 0 does nothing
   const void* src = nullptr;   ///< x: (N, Cin, I...) or (N, I..., Cin)
   WeightsView weights{};       ///< of Kernel::pack or pack_into; a PackedWeights converts
-  const void* bias = nullptr;  ///< (Cout); needed when problem.bias, otherwise null
+  /// (Cout), float32 whatever the type of x; needed when problem.bias, otherwise null.
+  const void* bias = nullptr;
+  /// What the epilogue needs for each channel: (problem.parameter_rows(), Cout); see epilogue.hpp.
+  const float* parameters = nullptr;
+  /// What the input activation needs: (its parameter_rows(), Cin).
+  const float* input_parameters = nullptr;
+  /// The tensor that the step `add` reads: y's shape and element type. It may be y itself.
+  const void* residual = nullptr;
   /// y: (N, Cout, O...) or (N, O..., Cout). May share no byte with x, the weights or the bias.
   void* dst = nullptr;
   /// At most so many threads, the caller's included. 0: as many as the Runtime's pool has. 1: only

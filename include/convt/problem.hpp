@@ -18,17 +18,28 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include <convt/epilogue.hpp>
 #include <convt/result.hpp>
 
 namespace convt {
 
-enum class DataType : std::uint8_t { f32 };
+enum class DataType : std::uint8_t { f32, f16, bf16, s8, u8 };
 enum class Layout : std::uint8_t { nchw, nhwc };  ///< channels first / channels last, for any rank
 
+/// How float32 tensors are multiplied.
+enum class MathMode : std::uint8_t {
+  strict,  ///< in float32
+  bf16,    ///< inputs and weights rounded to bfloat16 first; sums in float32
+};
+
 inline constexpr int kMaxRank = 3;
+/// Steps of an epilogue.
+inline constexpr std::size_t kMaxSteps = 8;
 
 struct Axis {
   std::int64_t input = 1;       ///< I: length of x
@@ -54,12 +65,28 @@ struct Problem {
   std::int64_t groups = 1;
   std::array<Axis, kMaxRank> axes{};  ///< axes past `rank` keep their defaults
   bool bias = false;
-  DataType dtype = DataType::f32;  ///< of x, weights, bias and y
+  /// Of x and the weights, whose type is s8 when x is s8 or u8. Sums are float32 (int32 for s8 and
+  /// u8); the bias and all other parameters are float32 whatever the type.
+  DataType dtype = DataType::f32;
+  /// Of y and the residual: f32, or dtype; s8 and u8 go with either of them.
+  DataType dst_dtype = DataType::f32;
+  MathMode math_mode = MathMode::strict;  ///< only of dtype f32
   Layout layout = Layout::nchw;
   /// Channels of the tensor that x (y) is a channel slice of; 0 means dense (= in_/out_channels).
   /// The pointer given to run() is that of the slice's first element.
   std::int64_t src_channel_pitch = 0;
   std::int64_t dst_channel_pitch = 0;
+  std::int64_t residual_channel_pitch = 0;  ///< of the tensor that the step `add` reads
+  /// Applied to x before the products: leaky_relu or snake, whose row comes from
+  /// RunArguments::input_parameters. Not of s8 and u8.
+  std::optional<EpilogueStep> input_activation;
+  /// After the bias, at most kMaxSteps, `add` at most once (epilogue.hpp).
+  std::vector<EpilogueStep> epilogue;
+  /// What stands for 0 in x and y, for s8 and u8. Products are of x - src_zero_point. y is
+  /// v / dst_scale + dst_zero_point, rounded to the nearest integer, ties to even, and clamped.
+  std::int32_t src_zero_point = 0;
+  std::int32_t dst_zero_point = 0;
+  float dst_scale = 1;
 
   bool operator==(const Problem&) const = default;
 
@@ -71,6 +98,13 @@ struct Problem {
   [[nodiscard]] std::int64_t dst_pitch() const {
     return dst_channel_pitch ? dst_channel_pitch : out_channels;
   }
+  [[nodiscard]] std::int64_t residual_pitch() const {
+    return residual_channel_pitch ? residual_channel_pitch : out_channels;
+  }
+  [[nodiscard]] bool is_int8() const { return dtype == DataType::s8 || dtype == DataType::u8; }
+  [[nodiscard]] bool has_residual() const;
+  /// Rows of RunArguments::parameters, each of Cout float32.
+  [[nodiscard]] int parameter_rows() const;
   [[nodiscard]] std::int64_t input_spatial() const;   ///< product of axes' input
   [[nodiscard]] std::int64_t output_spatial() const;  ///< product of axes' output
   [[nodiscard]] std::int64_t kernel_volume() const;   ///< product of axes' kernel
@@ -104,5 +138,8 @@ std::size_t hash_value(const Problem& problem);
 
 const char* to_string(Layout layout);
 const char* to_string(DataType type);
+const char* to_string(MathMode mode);
+/// Bytes of one element.
+std::int64_t element_bytes(DataType type);
 
 }  // namespace convt

@@ -27,7 +27,7 @@ struct Place {
 };
 
 struct Frame {
-  static constexpr int kBuffers = 7;  ///< kinds of buffers that Args points to
+  static constexpr int kBuffers = 10;  ///< kinds of buffers that Args points to
   std::vector<Place> scalars;         ///< per ScalarId of the Program
   std::vector<Place> streams;         ///< per StreamId
   /// Per ScalarId: a loop counter that only counts; its place holds the trips left.
