@@ -1,7 +1,8 @@
-// Bias rows: outputs of outer axes that no tap reaches (stride beyond the kernel). Whole rows, one
-// after the other, at the speed of stores.
+// Bias rows: outputs of outer axes that no tap reaches (stride beyond the kernel): what the
+// epilogue makes of 0. Whole rows, one after the other, at the speed of stores.
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "compiler/lower/families.hpp"
@@ -34,7 +35,11 @@ std::vector<RowRange> unreached_ranges(const Axis& axis) {
 class BiasRows {
  public:
   BiasRows(const Problem& problem, int lanes, Builder& builder)
-      : problem_(problem), lanes_(lanes), builder_(builder), axes_(spatial_axes(problem)) {}
+      : problem_(problem),
+        lanes_(lanes),
+        builder_(builder),
+        epilogue_(problem, builder),
+        axes_(spatial_axes(problem)) {}
 
   /// The rows of `axis` that no tap reaches, in those of the axes before it in `left_out` that some
   /// do.
@@ -54,12 +59,11 @@ class BiasRows {
     if (last) {
       store_channels(axis, rows, inner);
     } else {
-      const Reg value = builder_.vector();
-      if (problem_.bias) {
-        builder_.broadcast(value, Mem{builder_.address(bias(), {index_[kChannel]}), 0, {}});
-      } else {
-        builder_.zero(value);
-      }
+      const Reg value = make_value([&](int row) {
+        const Reg element = builder_.vector();
+        builder_.broadcast(element, channel_row(builder_, row, index_[kChannel]));
+        return element;
+      });
       inner.pop_back();  // w
       // Of the rest of a row.
       const Reg mask =
@@ -70,8 +74,14 @@ class BiasRows {
   }
 
  private:
-  BufferId bias() { return find_buffer(builder_.program(), BufferKind::bias); }
   BufferId dst() { return find_buffer(builder_.program(), BufferKind::dst); }
+
+  Reg make_value(const LoadRow& load) {
+    const Reg value = builder_.vector();
+    builder_.zero(value);
+    epilogue_.apply(std::array{value}, load);
+    return value;
+  }
 
   void bind_reached(std::size_t a) {
     const std::vector<std::int64_t> reached = reached_outputs(axes_[a]);
@@ -108,20 +118,8 @@ class BiasRows {
     index_ = outside;
   }
 
-  /// emit(first, lanes) for whole vectors in a loop, then the rest.
-  template <class Emit>
-  void for_vectors(std::int64_t length, Emit&& emit) {
-    const std::int64_t vectors = length / lanes_, rest = length % lanes_;
-    if (vectors > 0) {
-      const Affine first = Affine::of(builder_.begin_loop("block", vectors), lanes_);
-      emit(first, lane_bits(0, lanes_, lanes_));
-      builder_.end_loop();
-    }
-    if (rest != 0) emit(Affine(vectors * lanes_), lane_bits(0, rest, lanes_));
-  }
-
   void store_row(Reg value, Reg mask) {
-    for_vectors(axes_[2].output, [&](const Affine& first, std::uint64_t bits) {
+    for_vectors(builder_, axes_[2].output, lanes_, [&](const Affine& first, std::uint64_t bits) {
       index_[kWidth] = first;
       store_lanes(builder_, Mem{builder_.address(dst(), index_), kWidth, {}}, value, bits, lanes_,
                   true, mask);
@@ -129,27 +127,27 @@ class BiasRows {
   }
 
   void store_channels(std::size_t axis, ScalarId rows, const std::vector<std::size_t>& inner) {
-    for_vectors(problem_.out_channels, [&](const Affine& first, std::uint64_t bits) {
-      index_[kChannel] = first;
-      const Reg value = builder_.vector();
-      if (problem_.bias) {
-        const bool whole = bits == lane_bits(0, lanes_, lanes_);
-        builder_.load(value, Mem{builder_.address(bias(), {first}), 0, {}},
-                      whole ? program::kNone : builder_.mask(bits));
-      } else {
-        builder_.zero(value);
-      }
-      const Reg mask = make_store_mask(builder_, bits, lanes_, true);
-      loop(axis, rows, inner, [&] {
-        store_lanes(builder_, Mem{builder_.address(dst(), index_), kChannel, {}}, value, bits,
-                    lanes_, true, mask);
-      });
-    });
+    for_vectors(builder_, problem_.out_channels, lanes_,
+                [&](const Affine& first, std::uint64_t bits) {
+                  index_[kChannel] = first;
+                  const Reg value = make_value([&](int row) {
+                    const Reg elements = builder_.vector();
+                    builder_.load(elements, channel_row(builder_, row, first),
+                                  make_load_mask(builder_, bits, lanes_));
+                    return elements;
+                  });
+                  const Reg mask = make_store_mask(builder_, bits, lanes_, true);
+                  loop(axis, rows, inner, [&] {
+                    store_lanes(builder_, Mem{builder_.address(dst(), index_), kChannel, {}}, value,
+                                bits, lanes_, true, mask);
+                  });
+                });
   }
 
   const Problem& problem_;
   int lanes_;
   Builder& builder_;
+  Epilogue epilogue_;
   std::array<Axis, kMaxRank> axes_;
   std::array<Affine, 5> index_{};
 };

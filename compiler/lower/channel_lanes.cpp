@@ -39,7 +39,7 @@ class ChannelLanes {
 
   void lower_body(const TileBody& body, int images);
   [[nodiscard]] std::size_t positions_of_image(std::size_t begin) const;
-  void add_bias();
+  void apply_epilogue();
   void store_channels_last();
   void store_channels_first();
   void store_scattered();
@@ -72,7 +72,7 @@ void ChannelLanes::lower_body(const TileBody& body, int images) {
                           lane_bits(0, plan_.lanes, plan_.lanes)});
   acc_ = LaneReduction(plan_, builder_, nest_, vectors())
              .emit(positions_.size(), products, body.group_taps);
-  add_bias();
+  apply_epilogue();
   if (problem_.layout == Layout::nhwc) {
     store_channels_last();
   } else if (plan_.phases == Phases::all) {
@@ -82,14 +82,14 @@ void ChannelLanes::lower_body(const TileBody& body, int images) {
   }
 }
 
-void ChannelLanes::add_bias() {
-  if (!problem_.bias) return;
+void ChannelLanes::apply_epilogue() {
   for (std::size_t v = 0; v < vectors(); ++v) {
-    if (static_cast<std::int64_t>(v) * plan_.lanes >= nest_.tile_channels()) break;
-    const Reg bias = builder_.vector();
-    nest_.load_bias(bias, static_cast<std::int64_t>(v) * plan_.lanes, plan_.lanes);
-    for (std::size_t p = 0; p < positions_.size(); ++p)
-      builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
+    const std::int64_t first = static_cast<std::int64_t>(v) * plan_.lanes;
+    if (first >= nest_.tile_channels()) break;
+    std::vector<Reg> values;
+    for (std::size_t p = 0; p < positions_.size(); ++p) values.push_back(acc(p, v));
+    nest_.epilogue().apply(values,
+                           [&](int row) { return nest_.load_row(row, first, plan_.lanes); });
   }
 }
 
@@ -116,15 +116,21 @@ void ChannelLanes::store_vector(std::size_t v, std::int64_t channels) {
     mem.delta[kBatch] = positions_[p].image;
     mem.delta[kChannel] = static_cast<std::int32_t>(first);
     mem.delta[kWidth] = positions_[p].output;
-    store_lanes(builder_, mem, acc(p, v), bits, plan_.lanes, is_far_, mask);
+    const Reg value = nest_.finish(mem, bits, acc(p, v), [&](int row) {
+      return nest_.load_row(row, first, make_load_mask(builder_, bits, plan_.lanes));
+    });
+    store_lanes(builder_, mem, value, bits, plan_.lanes, is_far_, mask);
   }
 }
 
 /// A store to the plane of one channel of the tile; skipped in tiles without that channel.
 void ChannelLanes::store_channel(std::int64_t channel, const Mem& mem, Reg value,
                                  std::uint64_t bits, Reg mask) {
-  nest_.when_present(channel,
-                     [&] { store_lanes(builder_, mem, value, bits, plan_.lanes, is_far_, mask); });
+  nest_.when_present(channel, [&] {
+    const Reg result =
+        nest_.finish(mem, bits, value, [&](int row) { return nest_.broadcast_row(row, channel); });
+    store_lanes(builder_, mem, result, bits, plan_.lanes, is_far_, mask);
+  });
 }
 
 /// Positions from `begin` on that belong to the same image.

@@ -22,7 +22,8 @@ void lower_group_lanes(const Problem& problem, const Plan& plan, Builder& builde
 /// Consecutive outputs within one stride in the lanes, input broadcast. tap_lanes.cpp
 void lower_tap_lanes(const Problem& problem, const Plan& plan, Builder& builder);
 
-/// A stage that stores the zeros of `zero_tail`; nothing if there are none. zero_tail.cpp
+/// A stage that stores what the epilogue makes of the zeros of `zero_tail`; nothing if there are
+/// none. zero_tail.cpp
 void lower_zero_tail(const Problem& problem, const Plan& plan, Builder& builder);
 
 /// Plans with staging: stages that copy x to its staged order and y back from it. `problem` is the
@@ -49,12 +50,26 @@ bool needs_store_mask(std::uint64_t bits, int lanes, bool in_pieces);
 /// The register that store_lanes() needs, if any, set here.
 Reg make_store_mask(Builder& builder, std::uint64_t bits, int lanes, bool in_pieces);
 
+/// A mask of `bits`, set here; kNone for all lanes.
+Reg make_load_mask(Builder& builder, std::uint64_t bits, int lanes);
+
 /// Whether stores to y mostly miss the L2 cache.
 inline constexpr std::int64_t kFarOutputBytes = std::int64_t{4} << 20;
 bool is_far_output(const Problem& problem);
 
 /// Bits [begin, end) of a lane mask, clipped to `lanes`.
 std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes);
+
+/// emit(first, lanes) for the whole vectors of `length` elements in a loop, then for the rest.
+template <class Emit>
+void for_vectors(Builder& builder, std::int64_t length, int lanes, Emit&& emit) {
+  const std::int64_t vectors = length / lanes, rest = length % lanes;
+  if (vectors > 0) {
+    emit(Affine::of(builder.begin_loop("block", vectors), lanes), lane_bits(0, lanes, lanes));
+    builder.end_loop();
+  }
+  if (rest != 0) emit(Affine(vectors * lanes), lane_bits(0, rest, lanes));
+}
 
 /// Loops over input channels, `unroll` at a time, then the rest one by one:
 /// emit(first channel, count) is called inside the loop and once for the remainder.

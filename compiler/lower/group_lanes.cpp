@@ -169,26 +169,23 @@ void GroupLanes::store() {
   for (std::size_t v = 0; v < vectors_; ++v) store_vector(v);
 }
 
-/// Adds the bias and stores vector v of each position. Without products the bias is all there is.
+/// Vector v of each position. Without products all positions are alike, up to a residual.
 void GroupLanes::store_vector(std::size_t v) {
-  const std::uint64_t bits = lane_bits(0, groups_in(v) * nest_.packed().oc, plan_.lanes);
-  const Reg lanes = mask(groups_in(v) * nest_.packed().oc);
-  Reg bias = program::kNone;
-  if (problem_.bias) {
-    Mem mem{nest_.bias_address(), 0, {}};
-    mem.delta[0] =
-        static_cast<std::int32_t>(static_cast<std::int64_t>(v) * per_vector() * nest_.packed().oc);
-    bias = builder_.vector();
-    builder_.load(bias, mem, lanes);
-  } else if (acc_.empty()) {
-    bias = builder_.vector();
-    builder_.zero(bias);
+  const std::int64_t channels = groups_in(v) * nest_.packed().oc;
+  const std::int64_t first = static_cast<std::int64_t>(v) * per_vector() * nest_.packed().oc;
+  const std::uint64_t bits = lane_bits(0, channels, plan_.lanes);
+  const Reg lanes = mask(channels);
+  const auto load = [&](int row) { return nest_.load_row(row, first, lanes); };
+  std::vector<Reg> values;
+  for (std::size_t p = 0; p < (acc_.empty() ? 1 : live_.positions.size()); ++p) {
+    values.push_back(acc_.empty() ? builder_.vector() : acc(p, v));
+    if (acc_.empty()) builder_.zero(values[p]);
   }
+  nest_.epilogue().apply(values, load);
   for (std::size_t p = 0; p < live_.positions.size(); ++p) {
-    if (!acc_.empty() && problem_.bias)
-      builder_.binary(program::Op::add, acc(p, v), acc(p, v), bias);
-    store_lanes(builder_, output(p, v), acc_.empty() ? bias : acc(p, v), bits, plan_.lanes,
-                is_far_output(problem_), lanes);
+    const Mem mem = output(p, v);
+    const Reg value = nest_.finish(mem, bits, values[acc_.empty() ? 0 : p], load);
+    store_lanes(builder_, mem, value, bits, plan_.lanes, is_far_output(problem_), lanes);
   }
 }
 

@@ -32,16 +32,34 @@ Reg make_store_mask(Builder& builder, std::uint64_t bits, int lanes, bool in_pie
   return needs_store_mask(bits, lanes, in_pieces) ? builder.mask(bits) : program::kNone;
 }
 
+Reg make_load_mask(Builder& builder, std::uint64_t bits, int lanes) {
+  return bits == lane_bits(0, lanes, lanes) ? program::kNone : builder.mask(bits);
+}
+
+/// Stores from lanes of 32 bits, `count` of them if that is not 0.
+static void store_converted(Builder& builder, const Mem& mem, Reg value, int count, Reg mask) {
+  const program::Type type =
+      builder.program().buffers[builder.program().addresses[mem.address].buffer].type;
+  if (program::element_bytes(type) != 4) {
+    const Reg packed = builder.vector();
+    builder.narrow(packed, value, type);
+    value = packed;
+  }
+  if (count != 0) return builder.store_first(mem, value, count);
+  builder.store(mem, value, mask);
+}
+
 void store_lanes(Builder& builder, const Mem& mem, Reg value, std::uint64_t bits, int lanes,
                  bool in_pieces, Reg mask) {
   const int count = std::popcount(bits);
   if (count == 0) return;
-  if (count == lanes) return builder.store(mem, value);
-  if (needs_store_mask(bits, lanes, in_pieces)) return builder.store(mem, value, mask);
+  if (count == lanes) return store_converted(builder, mem, value, 0, program::kNone);
+  if (needs_store_mask(bits, lanes, in_pieces))
+    return store_converted(builder, mem, value, 0, mask);
   Mem at = mem;
   for (int left = count;;) {
     const int piece = static_cast<int>(std::bit_floor(static_cast<unsigned>(left)));
-    builder.store_first(at, value, piece);
+    store_converted(builder, at, value, piece, program::kNone);
     left -= piece;
     if (left == 0) return;
     at.delta[at.lane_axis] += piece;
@@ -116,6 +134,7 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
 /// Orders that change nothing, and tensors that have no contiguous axis to copy along.
 std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
   const Problem staged = compute_problem(problem, plan);
+  if (problem.has_residual()) return "staging is not for a residual";
   if (!keeps_order(staged)) return "staging in an order of axes that is none here";
   for (const Problem& side : {problem, staged}) {
     const bool last = side.layout == Layout::nhwc;

@@ -31,6 +31,22 @@ enum RunColumn : std::uint16_t {
   kRunColumns
 };
 
+program::Type memory_type(DataType type) {
+  switch (type) {
+    case DataType::f32:
+      return program::Type::f32;
+    case DataType::f16:
+      return program::Type::f16;
+    case DataType::bf16:
+      return program::Type::bf16;
+    case DataType::s8:
+      return program::Type::s8;
+    case DataType::u8:
+      return program::Type::u8;
+  }
+  return program::Type::f32;
+}
+
 Buffer make_tensor(BufferKind kind, const char* name, Layout layout, std::int64_t channels,
                    std::int64_t pitch, const std::array<std::int64_t, kMaxRank>& spatial) {
   Buffer buffer;
@@ -92,13 +108,47 @@ constexpr std::array<char, kMaxRank> kAxisNames{'d', 'h', 'w'};
 }  // namespace
 
 Buffer make_src(const Problem& problem, BufferKind kind) {
-  return make_tensor(kind, kind == BufferKind::src ? "src" : "staged_src", problem.layout,
-                     problem.in_channels, problem.src_pitch(), lengths(problem, &Axis::input));
+  Buffer src =
+      make_tensor(kind, kind == BufferKind::src ? "src" : "staged_src", problem.layout,
+                  problem.in_channels, problem.src_pitch(), lengths(problem, &Axis::input));
+  if (kind == BufferKind::src) src.type = memory_type(problem.dtype);
+  return src;
 }
 
 Buffer make_dst(const Problem& problem, BufferKind kind) {
-  return make_tensor(kind, kind == BufferKind::dst ? "dst" : "staged_dst", problem.layout,
-                     problem.out_channels, problem.dst_pitch(), lengths(problem, &Axis::output));
+  Buffer dst =
+      make_tensor(kind, kind == BufferKind::dst ? "dst" : "staged_dst", problem.layout,
+                  problem.out_channels, problem.dst_pitch(), lengths(problem, &Axis::output));
+  if (kind == BufferKind::dst) dst.type = memory_type(problem.dst_dtype);
+  return dst;
+}
+
+Buffer make_residual(const Problem& problem) {
+  Buffer residual =
+      make_tensor(BufferKind::residual, "residual", problem.layout, problem.out_channels,
+                  problem.residual_pitch(), lengths(problem, &Axis::output));
+  residual.type = memory_type(problem.dst_dtype);
+  return residual;
+}
+
+void declare_channel_rows(const Problem& problem, Builder& builder) {
+  if (problem.bias) builder.buffer(make_vector(BufferKind::bias, "bias", problem.out_channels));
+  const int rows = problem.parameter_rows();
+  if (rows == 0) return;
+  Buffer parameters = make_vector(BufferKind::parameters, "parameters", rows);
+  parameters.axes = 2;
+  parameters.extent[1] = parameters.stride[0] = problem.out_channels;
+  parameters.stride[1] = 1;
+  builder.buffer(parameters);
+}
+
+Mem channel_row(Builder& builder, int row, const Affine& channel) {
+  if (row == kBiasRow)
+    return {builder.address(find_buffer(builder.program(), BufferKind::bias), {channel}), 0, {}};
+  Mem mem{
+      builder.address(find_buffer(builder.program(), BufferKind::parameters), {0, channel}), 1, {}};
+  mem.delta[0] = row;
+  return mem;
 }
 
 Buffer make_staged_dst(const Problem& problem, const Plan& plan) {
@@ -113,6 +163,7 @@ Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
     : problem_(problem),
       plan_(plan),
       builder_(builder),
+      epilogue_(problem, builder),
       axes_(spatial_axes(problem)),
       packed_(make_compute_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)),
@@ -223,8 +274,12 @@ void Nest::declare_buffers() {
     weights.stride[a] = weights.stride[a + 1] * weights.extent[a + 1];
   weights_ = builder_.buffer(weights);
   if (panel_) declare_panel();
-  if (problem_.bias)
-    bias_ = builder_.buffer(make_vector(BufferKind::bias, "bias", problem_.out_channels));
+  declare_channel_rows(problem_, builder_);
+  if (problem_.has_residual()) {
+    Buffer residual = make_residual(problem_);
+    if (contiguous_rows_) join_channels_to_rows(residual);
+    residual_ = builder_.buffer(residual);
+  }
 }
 
 void Nest::begin_stage() {
@@ -592,32 +647,60 @@ Affine Nest::first_channel() const {
   return group_ * (packed_.oc * packed_.groups_a_tile) + oc_tile_ * packed_.oc_tile;
 }
 
-AddressId Nest::dst_address() {
+AddressId Nest::output_address(BufferId tensor) const {
   Affine w = outer_count_ == kMaxRank ? outer_[2].out
                                       : run_output_ + tile_ * (tiling_.width * axes_[2].stride);
   if (contiguous_rows_) w *= problem_.out_channels;
-  return builder_.address(dst_, {image_, contiguous_rows_ ? Affine(0) : first_channel(),
-                                 outer_[0].out, outer_[1].out, w});
+  return builder_.address(tensor, {image_, contiguous_rows_ ? Affine(0) : first_channel(),
+                                   outer_[0].out, outer_[1].out, w});
 }
 
-void Nest::load_bias(Reg d, std::int64_t first, int lanes) {
+AddressId Nest::dst_address() { return output_address(dst_); }
+
+Reg Nest::finish(const Mem& dst, std::uint64_t bits, Reg value, const LoadRow& load) {
+  if (!epilogue_.has_residual()) return value;
+  Mem mem = dst;
+  mem.address = output_address(residual_);
+  const Reg residual = builder_.vector();
+  builder_.load(residual, mem, make_load_mask(builder_, bits, lanes_));
+  epilogue_.finish(residual, value, load);
+  return residual;
+}
+
+Mem Nest::row_mem(int row, std::int64_t channel) {
+  Mem mem = channel_row(builder_, row, first_channel());
+  mem.delta[mem.lane_axis] = static_cast<std::int32_t>(channel);
+  return mem;
+}
+
+Reg Nest::load_row(int row, std::int64_t first, Reg mask) {
+  const Reg values = builder_.vector();
+  builder_.load(values, row_mem(row, first), mask);
+  return values;
+}
+
+Reg Nest::load_row(int row, std::int64_t first, int lanes) {
+  const Reg values = builder_.vector();
   const auto load = [&](std::int64_t channels) {
     if (channels <= first) return;
-    Mem mem{bias_address(), 0, {}};
-    mem.delta[0] = static_cast<std::int32_t>(first);
-    builder_.load(d, mem,
+    builder_.load(values, row_mem(row, first),
                   channels >= first + lanes ? program::kNone
                                             : builder_.mask(lane_bits(0, channels - first, lanes)));
   };
   if (sure_channels() == tile_channels() || first + lanes <= sure_channels()) {
     load(std::min(tile_channels(), first + lanes));
-    return;
+    return values;
   }
-  builder_.zero(d);
+  builder_.zero(values);
   when_full([&] { load(tile_channels()); });
   when_partial([&] { load(sure_channels()); });
+  return values;
 }
 
-AddressId Nest::bias_address() { return builder_.address(bias_, {first_channel()}); }
+Reg Nest::broadcast_row(int row, std::int64_t channel) {
+  const Reg value = builder_.vector();
+  builder_.broadcast(value, row_mem(row, channel));
+  return value;
+}
 
 }  // namespace convt::lowering

@@ -21,6 +21,7 @@
 
 #include <convt/problem.hpp>
 
+#include "compiler/lower/epilogue.hpp"
 #include "compiler/packing/packing.hpp"
 #include "compiler/plan/geometry.hpp"
 #include "compiler/plan/plan.hpp"
@@ -43,6 +44,11 @@ enum TensorAxis : std::uint8_t { kBatch, kChannel, kDepth, kHeight, kWidth };
 /// The tensors x and y of a problem, axes as TensorAxis says.
 program::Buffer make_src(const Problem& problem, program::BufferKind kind);
 program::Buffer make_dst(const Problem& problem, program::BufferKind kind);
+program::Buffer make_residual(const Problem& problem);
+/// What a problem has for each output channel: the bias, and the parameters of its epilogue.
+void declare_channel_rows(const Problem& problem, Builder& builder);
+/// A row's element `channel`; lanes go along the channels.
+Mem channel_row(Builder& builder, int row, const Affine& channel);
 /// The staged y of a plan: without the rows that its kernel leaves out.
 program::Buffer make_staged_dst(const Problem& problem, const Plan& plan);
 
@@ -143,8 +149,13 @@ class Nest {
       when_full(emit);
     }
   }
-  /// `d` = bias of channels [first, first + lanes) of the tile, 0 past the last.
-  void load_bias(Reg d, std::int64_t first, int lanes);
+  /// A row (kBiasRow, or of the parameters), of channels [first, first + lanes) of the tile, 0 past
+  /// the last.
+  Reg load_row(int row, std::int64_t first, int lanes);
+  /// The same under a mask that the caller has.
+  Reg load_row(int row, std::int64_t first, Reg mask);
+  /// The element of one channel, in all lanes.
+  Reg broadcast_row(int row, std::int64_t channel);
 
   /// src at (channel ic of the group, this tap row or relative input row 0 of a tile of several
   /// rows, relative input 0 of the tile).
@@ -159,7 +170,10 @@ class Nest {
   [[nodiscard]] AddressId weights_address(const Affine& ic_block, std::int32_t group_taps);
   /// dst at (first oc of the tile, this row, o of the tile's q = 0, r = 0).
   [[nodiscard]] AddressId dst_address();
-  [[nodiscard]] AddressId bias_address();
+  [[nodiscard]] const Epilogue& epilogue() const { return epilogue_; }
+  /// What is stored to the lanes `bits` of `dst`, an operand made of dst_address(): `value`, or
+  /// with a residual, in a register of its own, what that makes of it.
+  Reg finish(const Mem& dst, std::uint64_t bits, Reg value, const LoadRow& load);
 
  private:
   void begin_stage();
@@ -192,6 +206,8 @@ class Nest {
   [[nodiscard]] ChannelTiles channel_tiles() const;
 
   [[nodiscard]] Affine first_channel() const;  ///< of dst
+  [[nodiscard]] AddressId output_address(BufferId tensor) const;
+  [[nodiscard]] Mem row_mem(int row, std::int64_t channel);
   OuterAxis make_outer_axis(std::size_t a);
   OuterAxis make_tiled_axis(const Axis& axis);
   void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table);
@@ -210,6 +226,7 @@ class Nest {
   const Problem& problem_;
   const Plan& plan_;
   Builder& builder_;
+  Epilogue epilogue_;
   std::array<Axis, kMaxRank> axes_;
   PackedLayout packed_;
   Tiling tiling_;
@@ -220,7 +237,7 @@ class Nest {
   std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row
   std::size_t outer_count_ = 2;
 
-  BufferId src_ = 0, weights_ = 0, bias_ = 0, dst_ = 0;
+  BufferId src_ = 0, weights_ = 0, dst_ = 0, residual_ = 0;
   ScalarId image_count_ = program::kNone;    ///< images of the block
   ScalarId single_images_ = program::kNone;  ///< the same if fewer than a full block, else 0
   Affine group_, oc_tile_, image_;

@@ -77,9 +77,9 @@ class ReductionLanes {
   void lower_body(const TileBody& body);
   void emit_block(const Mem& src, const Mem& weights, Reg channel_mask);
   void store();
-  void store(const Mem& mem, Reg value, std::uint64_t bits);
+  void store(const Mem& mem, Reg value, std::uint64_t bits, std::size_t first);
   void store_vector(std::size_t first, std::size_t count, Reg sums, std::int64_t live_channels);
-  void add_bias(std::size_t first, Reg sums);
+  Reg load_row(int row, std::size_t first);
 
   const Problem& problem_;
   const Plan& plan_;
@@ -162,36 +162,30 @@ void ReductionLanes::store() {
     const auto begin = acc_.begin() + static_cast<std::ptrdiff_t>(first);
     const Reg sums =
         lane_sums.sum(std::vector<Reg>(begin, begin + static_cast<std::ptrdiff_t>(count)));
-    add_bias(first, sums);
+    nest_.epilogue().apply(std::array{sums}, [&](int row) { return load_row(row, first); });
     nest_.when_full([&] { store_vector(first, count, sums, nest_.tile_channels()); });
     nest_.when_partial([&] { store_vector(first, count, sums, nest_.sure_channels()); });
   }
 }
 
 /// Lane l is accumulator first + l, of channel (first + l) mod channels.
-void ReductionLanes::add_bias(std::size_t first, Reg sums) {
-  if (!problem_.bias) return;
+Reg ReductionLanes::load_row(int row, std::size_t first) {
+  if (plan_.channels == 1) return nest_.broadcast_row(row, 0);
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
-  if (plan_.channels == 1) {
-    const Mem mem{nest_.bias_address(), 0, {}};
-    builder_.binary(Op::add, sums, sums, mem, program::Operand::broadcast_mem);
-    return;
-  }
   std::vector<std::uint32_t> index(lanes);
   for (std::size_t l = 0; l < lanes; ++l)
     index[l] = static_cast<std::uint32_t>((first + l) % channels());
   const Reg index_reg = builder_.vector();
   builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
-  const Reg bias = builder_.vector();
-  nest_.load_bias(bias, 0, plan_.lanes);
   const Reg spread = builder_.vector();
-  builder_.permute(spread, bias, index_reg);
-  builder_.binary(Op::add, sums, sums, spread);
+  builder_.permute(spread, nest_.load_row(row, 0, plan_.lanes), index_reg);
+  return spread;
 }
 
-void ReductionLanes::store(const Mem& mem, Reg value, std::uint64_t bits) {
+void ReductionLanes::store(const Mem& mem, Reg value, std::uint64_t bits, std::size_t first) {
   const bool far = is_far_output(problem_);
-  store_lanes(builder_, mem, value, bits, plan_.lanes, far,
+  const Reg result = nest_.finish(mem, bits, value, [&](int row) { return load_row(row, first); });
+  store_lanes(builder_, mem, result, bits, plan_.lanes, far,
               make_store_mask(builder_, bits, plan_.lanes, far));
 }
 
@@ -201,7 +195,7 @@ void ReductionLanes::store_vector(std::size_t first, std::size_t count, Reg sums
     Mem mem{nest_.dst_address(), kWidth, {}};
     mem.delta[kWidth] = live_.positions[first / channels()].output * plan_.channels +
                         static_cast<std::int32_t>(first % channels());
-    store(mem, sums, lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes));
+    store(mem, sums, lane_bits(0, static_cast<std::int64_t>(count), plan_.lanes), first);
     return;
   }
   // A store for each position; the lanes before its own are masked off.
@@ -215,9 +209,10 @@ void ReductionLanes::store_vector(std::size_t first, std::size_t count, Reg sums
       mem.delta[kChannel] = static_cast<std::int32_t>(j) - static_cast<std::int32_t>(l);
       mem.delta[kWidth] = live_.positions[position].output;
       const std::size_t live_end = std::min(end, l + live - j);
-      store(mem, sums,
-            lane_bits(static_cast<std::int64_t>(l), static_cast<std::int64_t>(live_end),
-                      plan_.lanes));
+      store(
+          mem, sums,
+          lane_bits(static_cast<std::int64_t>(l), static_cast<std::int64_t>(live_end), plan_.lanes),
+          first);
     }
     l = end;
   }

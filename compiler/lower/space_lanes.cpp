@@ -69,13 +69,16 @@ class SpaceLanes {
   void plan_masks(std::vector<std::uint64_t> bits);
   Reg mask(std::uint64_t bits);
   void store(const TileBody& body, std::size_t begin, std::size_t end);
-  void add_bias(std::size_t begin, std::size_t end);
+  void apply_epilogue(std::size_t begin, std::size_t end);
   void store_interleaved(const TileBody& body, std::size_t begin, std::size_t end);
   void store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end);
   Mem output_mem(std::size_t row, std::size_t j, std::size_t u, std::size_t t);
   [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u,
                                            std::size_t t) const;
   [[nodiscard]] int spare_registers() const;
+  Reg broadcast_row(int row, std::size_t j) {
+    return nest_.broadcast_row(row, static_cast<std::int64_t>(j));
+  }
 
   const Problem& problem_;
   const Plan& plan_;
@@ -302,9 +305,9 @@ int SpaceLanes::spare_registers() const {
          interleave_registers(static_cast<std::int64_t>(phases_));
 }
 
-/// Bias and stores of channels [begin, end) of the tile.
+/// Epilogue and stores of channels [begin, end) of the tile.
 void SpaceLanes::store(const TileBody& body, std::size_t begin, std::size_t end) {
-  add_bias(begin, end);
+  apply_epilogue(begin, end);
   if (plan_.phases == Phases::all || stride_ == 1) {
     store_interleaved(body, begin, end);
   } else {
@@ -312,17 +315,13 @@ void SpaceLanes::store(const TileBody& body, std::size_t begin, std::size_t end)
   }
 }
 
-void SpaceLanes::add_bias(std::size_t begin, std::size_t end) {
-  if (!problem_.bias) return;
+void SpaceLanes::apply_epilogue(std::size_t begin, std::size_t end) {
   for (std::size_t j = begin; j < end; ++j) {
-    Mem mem{nest_.bias_address(), 0, {}};
-    mem.delta[0] = static_cast<std::int32_t>(j);
-    const Reg bias = builder_.vector();
-    builder_.broadcast(bias, mem);
+    std::vector<Reg> values;
     for (std::size_t row = 0; row < rows_.positions.size(); ++row)
       for (std::size_t p = 0; p < phases_; ++p)
-        for (std::size_t u = 0; u < vectors(); ++u)
-          builder_.binary(program::Op::add, acc(row, j, p, u), acc(row, j, p, u), bias);
+        for (std::size_t u = 0; u < vectors(); ++u) values.push_back(acc(row, j, p, u));
+    nest_.epilogue().apply(values, [&](int r) { return broadcast_row(r, j); });
   }
 }
 
@@ -354,7 +353,10 @@ void SpaceLanes::store_interleaved(const TileBody& body, std::size_t begin, std:
             phases, [&](std::size_t t) { return lanes(t) != 0; },
             [&](std::size_t t, Reg out) {
               const bool needs_mask = needs_store_mask(lanes(t), plan_.lanes, is_far_);
-              store_lanes(builder_, output_mem(row, j, u, t), out, lanes(t), plan_.lanes, is_far_,
+              const Mem mem = output_mem(row, j, u, t);
+              const Reg value =
+                  nest_.finish(mem, lanes(t), out, [&](int r) { return broadcast_row(r, j); });
+              store_lanes(builder_, mem, value, lanes(t), plan_.lanes, is_far_,
                           needs_mask ? mask(lanes(t)) : program::kNone);
             });
       }
@@ -388,7 +390,10 @@ void SpaceLanes::store_strided(const BodyPhase& phase, std::size_t begin, std::s
         for (std::size_t j = begin; j < end; ++j) {
           const Reg out = builder_.vector();
           builder_.permute(out, acc(row, j, 0, u), index_reg);
-          builder_.store(output_mem(row, j, u, t), out, m);
+          const Mem mem = output_mem(row, j, u, t);
+          const Reg value =
+              nest_.finish(mem, bits, out, [&](int r) { return broadcast_row(r, j); });
+          store_lanes(builder_, mem, value, bits, plan_.lanes, false, m);
         }
     }
   }

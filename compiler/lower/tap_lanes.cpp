@@ -75,11 +75,11 @@ class TapLanes {
                                                  const std::vector<std::int32_t>& vectors) const;
   void lower_vectors(const TileBody& body, const std::vector<std::int32_t>& vectors);
   [[nodiscard]] std::vector<std::uint32_t> weight_lanes() const;
-  Reg load_bias(std::int32_t vector);
+  Reg load_row(int row, std::int32_t vector);
   [[nodiscard]] std::vector<Piece> pieces(std::int32_t vector) const;
   void store(const TileBody& body, std::int32_t vector, const std::vector<Reg>& values);
-  void store_piece(const Piece& piece, const std::vector<std::uint64_t>& stored,
-                   const std::vector<Reg>& values);
+  void store_piece(std::int32_t vector, const Piece& piece,
+                   const std::vector<std::uint64_t>& stored, const std::vector<Reg>& values);
 
   const Problem& problem_;
   const Plan& plan_;
@@ -180,7 +180,9 @@ void TapLanes::lower_body(const TileBody& body) {
     next = end;
   }
   for (const std::int32_t vector : empty_) {
-    const Reg value = load_bias(vector);
+    const Reg value = builder_.vector();
+    builder_.zero(value);
+    nest_.epilogue().apply(std::array{value}, [&](int row) { return load_row(row, vector); });
     store(body, vector, std::vector<Reg>(static_cast<std::size_t>(position_groups()), value));
   }
 }
@@ -190,12 +192,9 @@ void TapLanes::lower_vectors(const TileBody& body, const std::vector<std::int32_
   const std::vector<Reg> acc = LaneReduction(plan_, builder_, nest_, vectors.size(), weight_lanes())
                                    .emit(positions, collect(body, vectors), body.group_taps);
   for (std::size_t v = 0; v < vectors.size(); ++v) {
-    const Reg bias = problem_.bias ? load_bias(vectors[v]) : program::kNone;
     std::vector<Reg> values;
-    for (std::size_t p = 0; p < positions; ++p) {
-      values.push_back(acc[p * vectors.size() + v]);
-      if (problem_.bias) builder_.binary(program::Op::add, values.back(), values.back(), bias);
-    }
+    for (std::size_t p = 0; p < positions; ++p) values.push_back(acc[p * vectors.size() + v]);
+    nest_.epilogue().apply(values, [&](int row) { return load_row(row, vectors[v]); });
     store(body, vectors[v], values);
   }
 }
@@ -208,22 +207,16 @@ std::vector<std::uint32_t> TapLanes::weight_lanes() const {
   return result;
 }
 
-/// The bias of each lane's channel; 0 without a bias.
-Reg TapLanes::load_bias(std::int32_t vector) {
-  const Reg bias = builder_.vector();
-  if (!problem_.bias) {
-    builder_.zero(bias);
-  } else if (plan_.channels == 1) {
-    builder_.broadcast(bias, Mem{nest_.bias_address(), 0, {}});
-  } else {
-    std::vector<std::uint32_t> channels;
-    for (std::int32_t l = 0; l < plan_.lanes; ++l)
-      channels.push_back(static_cast<std::uint32_t>(
-          std::min(channel(vector * plan_.lanes + l), plan_.channels - 1)));
-    nest_.load_bias(bias, 0, plan_.lanes);
-    builder_.permute(bias, bias, builder_.constant(channels));
-  }
-  return bias;
+/// A row's element of each lane's channel.
+Reg TapLanes::load_row(int row, std::int32_t vector) {
+  if (plan_.channels == 1) return nest_.broadcast_row(row, 0);
+  std::vector<std::uint32_t> channels;
+  for (std::int32_t l = 0; l < plan_.lanes; ++l)
+    channels.push_back(static_cast<std::uint32_t>(
+        std::min(channel(vector * plan_.lanes + l), plan_.channels - 1)));
+  const Reg values = nest_.load_row(row, 0, plan_.lanes);
+  builder_.permute(values, values, builder_.constant(channels));
+  return values;
 }
 
 std::vector<TapLanes::Piece> TapLanes::pieces(std::int32_t vector) const {
@@ -247,10 +240,11 @@ void TapLanes::store(const TileBody& body, std::int32_t vector, const std::vecto
       return phase.valid_begin <= q && q < phase.valid_end;
     }));
   for (const Piece& piece : pieces(vector))
-    nest_.when_present(piece.channel, [&] { store_piece(piece, stored, values); });
+    nest_.when_present(piece.channel, [&] { store_piece(vector, piece, stored, values); });
 }
 
-void TapLanes::store_piece(const Piece& piece, const std::vector<std::uint64_t>& stored,
+void TapLanes::store_piece(std::int32_t vector, const Piece& piece,
+                           const std::vector<std::uint64_t>& stored,
                            const std::vector<Reg>& values) {
   LaneMasks masks(builder_, plan_.lanes);
   const std::int32_t outputs_a_group =
@@ -262,7 +256,9 @@ void TapLanes::store_piece(const Piece& piece, const std::vector<std::uint64_t>&
     mem.delta[kChannel] = piece.channel;
     mem.delta[kWidth] = static_cast<std::int32_t>(p) * outputs_a_group + piece.output;
     const bool far = is_far_output(problem_);
-    store_lanes(builder_, mem, values[p], bits, plan_.lanes, far,
+    const Reg value =
+        nest_.finish(mem, bits, values[p], [&](int row) { return load_row(row, vector); });
+    store_lanes(builder_, mem, value, bits, plan_.lanes, far,
                 needs_store_mask(bits, plan_.lanes, far) ? masks.get(bits) : program::kNone);
   }
 }

@@ -1,7 +1,7 @@
-// The zero tail: the last rows of an axis that are exactly 0, bias not added (see semantics of
-// output_padding in MindSpore's 2-D layer). One stage for each axis that has one.
+// The zero tail: the last rows of an axis whose sums are exactly 0, bias not added (see semantics
+// of output_padding in MindSpore's 2-D layer). One stage for each axis that has one.
 
-#include <string>
+#include <array>
 
 #include "compiler/lower/families.hpp"
 
@@ -12,40 +12,73 @@ struct Box {
   std::array<std::int64_t, kMaxRank> begin{}, extent{};
 };
 
-void fill_box(const Problem& problem, BufferId dst, int lanes, Builder& builder, const Box& box) {
-  const bool last = problem.layout == Layout::nhwc;
-  const std::int64_t run = last ? problem.out_channels : box.extent[2];
-  builder.begin_stage("zero_tail");
-  std::array<Affine, 5> index{};
-  index[kBatch] = Affine::of(builder.coordinate("image", program::Extent{1, 1}));
-  if (!last)
-    index[kChannel] =
-        Affine::of(builder.coordinate("channel", program::Extent{problem.out_channels, 0}));
-  const std::array<const char*, kMaxRank> names{"d", "h", "w"};
-  for (std::size_t a = 0; a < kMaxRank; ++a) {
-    index[kDepth + a] = box.begin[a];
-    if (box.extent[a] == 1 || (a == 2 && !last)) continue;
-    index[kDepth + a] +=
-        Affine::of(builder.coordinate(names[a], program::Extent{box.extent[a], 0}));
+class ZeroTail {
+ public:
+  ZeroTail(const Problem& problem, BufferId dst, int lanes, Builder& builder)
+      : problem_(problem),
+        dst_(dst),
+        lanes_(lanes),
+        builder_(builder),
+        epilogue_(problem, builder) {}
+
+  void fill(const Box& box) {
+    const bool last = problem_.layout == Layout::nhwc;
+    builder_.begin_stage("zero_tail");
+    std::array<Affine, 5> index{};
+    index[kBatch] = Affine::of(builder_.coordinate("image", program::Extent{1, 1}));
+    if (!last)
+      index[kChannel] =
+          Affine::of(builder_.coordinate("channel", program::Extent{problem_.out_channels, 0}));
+    const std::array<const char*, kMaxRank> names{"d", "h", "w"};
+    for (std::size_t a = 0; a < kMaxRank; ++a) {
+      index[kDepth + a] = box.begin[a];
+      if (box.extent[a] == 1 || (a == 2 && !last)) continue;
+      index[kDepth + a] +=
+          Affine::of(builder_.coordinate(names[a], program::Extent{box.extent[a], 0}));
+    }
+    const std::uint8_t lane_axis = last ? kChannel : kWidth;
+    for_vectors(builder_, last ? problem_.out_channels : box.extent[2], lanes_,
+                [&](const Affine& first, std::uint64_t bits) {
+                  auto shifted = index;
+                  shifted[lane_axis] += first;
+                  store(shifted, lane_axis, bits);
+                });
+    builder_.end_stage();
   }
-  const std::uint8_t lane_axis = last ? kChannel : kWidth;
-  const Reg zero = builder.vector();
-  builder.zero(zero);
-  if (run / lanes > 0) {
-    const ScalarId block = builder.begin_loop("block", run / lanes);
-    auto shifted = index;
-    shifted[lane_axis] += Affine::of(block, lanes);
-    builder.store(Mem{builder.address(dst, shifted), lane_axis, {}}, zero);
-    builder.end_loop();
+
+ private:
+  void store(const std::array<Affine, 5>& index, std::uint8_t lane_axis, std::uint64_t bits) {
+    const auto load = [&](int row) {
+      const Reg values = builder_.vector();
+      const Mem mem = channel_row(builder_, row, index[kChannel]);
+      if (lane_axis == kChannel) {
+        builder_.load(values, mem, make_load_mask(builder_, bits, lanes_));
+      } else {
+        builder_.broadcast(values, mem);
+      }
+      return values;
+    };
+    Reg value = builder_.vector();
+    builder_.zero(value);
+    epilogue_.apply(std::array{value}, load, true);
+    if (epilogue_.has_residual()) {
+      const BufferId tensor = find_buffer(builder_.program(), program::BufferKind::residual);
+      const Reg residual = builder_.vector();
+      builder_.load(residual, Mem{builder_.address(tensor, index), lane_axis, {}},
+                    make_load_mask(builder_, bits, lanes_));
+      epilogue_.finish(residual, value, load);
+      value = residual;
+    }
+    store_lanes(builder_, Mem{builder_.address(dst_, index), lane_axis, {}}, value, bits, lanes_,
+                false, make_store_mask(builder_, bits, lanes_, false));
   }
-  if (run % lanes != 0) {
-    auto shifted = index;
-    shifted[lane_axis] += run / lanes * lanes;
-    builder.store(Mem{builder.address(dst, shifted), lane_axis, {}}, zero,
-                  builder.mask(lane_bits(0, run % lanes, lanes)));
-  }
-  builder.end_stage();
-}
+
+  const Problem& problem_;
+  BufferId dst_;
+  int lanes_;
+  Builder& builder_;
+  Epilogue epilogue_;
+};
 
 }  // namespace
 
@@ -67,7 +100,7 @@ void lower_zero_tail(const Problem& problem, const Plan& plan, Builder& builder)
       }
       empty = empty || box.extent[a] == 0;
     }
-    if (!empty) fill_box(problem, dst, plan.lanes, builder, box);
+    if (!empty) ZeroTail(problem, dst, plan.lanes, builder).fill(box);
   }
 }
 

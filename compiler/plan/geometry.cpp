@@ -117,7 +117,8 @@ std::array<std::size_t, kMaxRank> spatial_order(const Problem& problem) {
 }
 
 Problem with_canonical_layout(Problem problem) {
-  if (problem.src_pitch() == 1 && problem.dst_pitch() == 1) problem.layout = Layout::nchw;
+  if (problem.src_pitch() == 1 && problem.dst_pitch() == 1 && problem.residual_pitch() == 1)
+    problem.layout = Layout::nchw;
   return problem;
 }
 
@@ -192,7 +193,7 @@ bool leaves_out_rows(const Problem& problem, const Plan& plan, std::size_t a) {
   if (!plan.staging.used && may_join && has_contiguous_rows(problem, plan)) return false;
   // Along the user's innermost axis, rows are not contiguous.
   if (plan.staging.used && axes_in_order(plan.staging.order)[a] == kMaxRank - 1) return false;
-  if (has_zero_tail(problem)) return false;
+  if (has_zero_tail(problem) || problem.has_residual()) return false;
   constexpr std::int64_t kLeastShare = 4;  // of all rows: few are no matter
   const Axis axis = spatial_axes(problem)[a];
   const std::int64_t residues =
@@ -210,7 +211,7 @@ int groups_a_vector(const Problem& problem, int lanes) {
 bool has_contiguous_rows(const Problem& problem, const Plan& plan) {
   return problem.layout == Layout::nhwc && plan.phases == Phases::all && problem.groups == 1 &&
          problem.out_channels == plan.channels && problem.dst_pitch() == problem.out_channels &&
-         !has_zero_tail(problem);
+         problem.residual_pitch() == problem.out_channels && !has_zero_tail(problem);
 }
 
 bool has_contiguous_inputs(const Problem& problem) {

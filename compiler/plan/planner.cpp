@@ -396,6 +396,7 @@ std::vector<Staging> other_orders(const Problem& problem) {
   const bool last = problem.layout == Layout::nhwc;
   const bool several = problem.in_channels > 1 && problem.out_channels > 1;
   std::vector<Staging> orders;
+  if (problem.has_residual()) return orders;  // it is not staged
   if (last && (!several && problem.src_pitch() + problem.dst_pitch() > 2)) return orders;
   if (several || last) orders.push_back({true, last ? Layout::nchw : Layout::nhwc, AxisOrder::dhw});
   for (const AxisOrder order : {AxisOrder::dwh, AxisOrder::hwd}) {
