@@ -36,6 +36,8 @@ class Tracer {
   }
 
  private:
+  static constexpr std::int64_t kUnwritten = -1, kUnknown = -2;
+
   /// Number of stores to an element: of the item at hand (workspace), or of all (output).
   using Counts = std::vector<std::int64_t>;
 
@@ -85,7 +87,7 @@ class Tracer {
   void run_item(const Stage& stage, std::int64_t item) {
     item_ = item;
     vectors_.assign(registers_, false);
-    masks_.assign(registers_, -1);
+    masks_.assign(registers_, kUnwritten);
     for (std::size_t b = 0; b < written_.size(); ++b) {
       if (program_.buffers[b].kind == BufferKind::workspace) {
         std::fill(written_[b].begin(), written_[b].end(), 0);
@@ -156,21 +158,21 @@ class Tracer {
   void vector_step(const Inst& inst) {
     const bool in_vectors = masks_are_vectors(program_);
     for_each_read(inst, [&](Reg reg, bool is_mask) {
-      const bool defined = is_mask && !in_vectors ? masks_[reg] >= 0 : vectors_[reg];
+      const bool defined = is_mask && !in_vectors ? masks_[reg] != kUnwritten : vectors_[reg];
       if (!defined) note("register " + std::to_string(reg) + " is read before it is written");
     });
     if (has_memory(inst) && inst.op != Op::prefetch) access(inst);
     if (!writes_dst(inst.op)) return;
     if (!writes_mask(inst.op)) vectors_[inst.dst] = true;
-    if (writes_mask(inst.op)) masks_[inst.dst] = inst.imm;
-    if (in_vectors) masks_[inst.dst] = inst.op == Op::load ? constant_mask(inst) : -1;
+    if (writes_mask(inst.op)) masks_[inst.dst] = inst.op == Op::mask_const ? inst.imm : kUnknown;
+    if (in_vectors) masks_[inst.dst] = inst.op == Op::load ? constant_mask(inst) : kUnknown;
   }
 
-  /// Top bits of what a load reads from the constant block; -1 of what it reads elsewhere.
+  /// Top bits of what a load reads from the constant block; kUnknown of what it reads elsewhere.
   [[nodiscard]] std::int64_t constant_mask(const Inst& load) const {
     const Address& address = program_.addresses[load.mem.address];
     const bool constant = program_.buffers[address.buffer].kind == BufferKind::constants;
-    if (!constant || !trace_.violation.empty()) return -1;
+    if (!constant || !trace_.violation.empty()) return kUnknown;
     const std::int64_t first = value(address.index[0]) + load.mem.delta[0];
     std::int64_t bits = 0;
     for (int lane = 0; lane < program_.lanes; ++lane) {
@@ -242,7 +244,7 @@ class Tracer {
   std::vector<std::int64_t> scalars_;
   std::size_t registers_ = 0;        ///< of any class, that the stage names
   std::vector<bool> vectors_;        ///< by register: written by this item
-  std::vector<std::int64_t> masks_;  ///< by register: its lanes, -1: not known
+  std::vector<std::int64_t> masks_;  ///< by register: its lanes, or one of those above
   std::vector<Counts> written_;      ///< by buffer; empty for staged ones
   Counts staged_src_, staged_dst_;
   std::int64_t item_ = 0;

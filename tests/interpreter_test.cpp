@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -151,6 +153,96 @@ TEST_P(InterpreterLanes, Arithmetic) {
   expect_lanes(
       GetParam(), [](Sketch& s, Reg d, Reg a, Reg b) { s.b.binary(Op::mul, d, a, b); },
       [](std::size_t l) { return lane_of_a(l) * lane_of_b(l); });
+}
+
+TEST_P(InterpreterLanes, MoreArithmetic) {
+  expect_lanes(
+      GetParam(), [](Sketch& s, Reg d, Reg a, Reg b) { s.b.mul_add(d, a, b); },
+      [](std::size_t l) { return lane_of_a(l) * 5 + lane_of_b(l); });
+  expect_lanes(
+      GetParam(), [](Sketch& s, Reg d, Reg a, Reg b) { s.b.binary(Op::div, d, b, a); },
+      [](std::size_t l) { return lane_of_b(l) / lane_of_a(l); });
+  expect_lanes(
+      GetParam(), [](Sketch& s, Reg d, Reg a, Reg) { s.b.binary(Op::min, d, a, d); },
+      [](std::size_t l) { return std::min(lane_of_a(l), 5.0f); });
+  expect_lanes(
+      GetParam(), [](Sketch& s, Reg d, Reg a, Reg) { s.b.binary(Op::max, d, a, d); },
+      [](std::size_t l) { return std::max(lane_of_a(l), 5.0f); });
+}
+
+TEST_P(InterpreterLanes, Integers) {
+  const auto run = [&](Op op, const std::function<float(float, float)>& expected) {
+    expect_lanes(
+        GetParam(),
+        [op](Sketch& s, Reg d, Reg a, Reg b) {
+          s.b.unary(Op::to_int, a, a);
+          s.b.unary(Op::to_int, b, b);
+          s.b.integer(op, d, a, b);
+          s.b.unary(Op::to_float, d, d);
+        },
+        [&](std::size_t l) { return expected(lane_of_a(l), lane_of_b(l)); });
+  };
+  run(Op::add, [](float a, float b) { return a + b; });
+  run(Op::sub, [](float a, float b) { return a - b; });
+  run(Op::min, [](float a, float) { return a; });
+  run(Op::max, [](float, float b) { return b; });
+}
+
+TEST_P(InterpreterLanes, BitsAndShifts) {
+  const auto run = [&](const std::function<void(Sketch&, Reg d, Reg a, Reg b)>& code,
+                       const std::function<std::uint32_t(std::uint32_t, std::uint32_t)>& expected) {
+    expect_lanes(GetParam(), code, [&](std::size_t l) {
+      return std::bit_cast<float>(expected(bits_of(lane_of_a(l)), bits_of(lane_of_b(l))));
+    });
+  };
+  run([](Sketch& s, Reg d, Reg a, Reg b) { s.b.binary(Op::bit_and, d, a, b); },
+      [](auto a, auto b) { return a & b; });
+  run(
+      [](Sketch& s, Reg d, Reg a, Reg b) {
+        s.b.unary(Op::shift_right, d, b, 9);
+        s.b.binary(Op::bit_or, d, a, d);
+      },
+      [](auto a, auto b) { return a | b >> 9; });
+  run([](Sketch& s, Reg d, Reg a, Reg b) { s.b.binary(Op::bit_xor, d, a, b); },
+      [](auto a, auto b) { return a ^ b; });
+  run([](Sketch& s, Reg d, Reg a, Reg) { s.b.unary(Op::shift_left, d, a, 2); },
+      [](auto a, auto) { return a << 2; });
+  run([](Sketch& s, Reg d, Reg a, Reg) { s.b.unary(Op::shift_right, d, a, 3); },
+      [](auto a, auto) { return a >> 3; });
+  run(
+      [](Sketch& s, Reg d, Reg a, Reg) {
+        s.b.unary(Op::shift_left, d, a, 1);
+        s.b.unary(Op::shift_right_signed, d, d, 1);
+      },
+      [](auto a, auto) { return a | (a << 1 & 0x80000000u); });
+}
+
+TEST_P(InterpreterLanes, Comparisons) {
+  const auto run = [&](Compare predicate, const std::function<bool(float, float)>& expected) {
+    expect_lanes(
+        GetParam(),
+        [predicate](Sketch& s, Reg d, Reg a, Reg b) {
+          s.b.select(d, s.b.compare(predicate, a, d), a, b);
+        },
+        [&](std::size_t l) { return expected(lane_of_a(l), 5) ? lane_of_a(l) : lane_of_b(l); });
+  };
+  run(Compare::less, [](float a, float b) { return a < b; });
+  run(Compare::less_equal, [](float a, float b) { return a <= b; });
+  run(Compare::equal, [](float a, float b) { return a == b; });
+  run(Compare::unordered, [](float, float) { return false; });
+}
+
+TEST_P(InterpreterLanes, RoundsToEven) {
+  expect_lanes(
+      GetParam(),
+      [](Sketch& s, Reg d, Reg a, Reg) {
+        const Reg half = s.load_words({bits_of(0.5f), bits_of(-0.5f), bits_of(2.5f)});
+        s.b.binary(Op::sub, d, a, half);
+        s.b.unary(Op::round, d, d);
+      },
+      [](std::size_t l) {
+        return l == 0 ? 0.0f : l == 1 ? 2.0f : l == 2 ? 0.0f : lane_of_a(l);
+      });
 }
 
 TEST_P(InterpreterLanes, MemoryOperands) {
@@ -608,7 +700,13 @@ TEST(Interpreter, DamagedProgramsAreRefused) {
   EXPECT_THAT(refusal([](Program&, Code& c) { c[5].a = kNone; }), HasSubstr("operand missing"));
   EXPECT_THAT(refusal([](Program&, Code& c) { c[5].b_kind = Operand::none; }),
               HasSubstr("second operand"));
-  EXPECT_THAT(refusal([](Program&, Code& c) { c[5].type = Type::i32; }), HasSubstr("f32"));
+  EXPECT_THAT(refusal([](Program&, Code& c) { c[5].type = Type::i32; }), HasSubstr("type"));
+  EXPECT_THAT(refusal([](Program&, Code& c) {
+                c[5].op = Op::shift_left;
+                c[5].b_kind = Operand::none;
+                c[5].imm = 32;
+              }),
+              HasSubstr("immediate"));
   EXPECT_THAT(refusal([](Program&, Code& c) { c[3].mem.address = 99; }),
               HasSubstr("no such address"));
   EXPECT_THAT(refusal([](Program&, Code& c) { c[3].mem.lane_axis = 3; }),

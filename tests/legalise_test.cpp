@@ -131,6 +131,27 @@ TEST(Legalise, MasksBecomeVectorsOfConstants) {
             (std::vector<std::uint32_t>{0xffffffff, 0, 0xffffffff, 0, 0, 0, 0, 0}));
 }
 
+TEST(Legalise, AComparisonWritesAVector) {
+  Sketch s;
+  const Reg a = s.load(0), b = s.load(2), d = s.load(16);
+  const Reg k = s.b.compare(Compare::less_equal, a, d);
+  s.b.binary(Op::bit_or, d, d, d, k);
+  const Reg five = s.b.vector();
+  s.b.broadcast(five, s.at(s.src, 5));
+  s.b.select(d, s.b.compare(Compare::less, b, five), a, b);
+  s.b.store(s.at(s.dst, 0), d);
+  const Program program = s.legalised();
+  EXPECT_TRUE(masks_are_vectors(program));
+  const Result<std::vector<float>> dst = run(program);
+  ASSERT_TRUE(dst.ok()) << dst.error().message;
+  const std::vector<float> expected{0, 1, 2, 5, 6, 7, 8, 9};
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), dst->begin()));
+  ASSERT_TRUE(allocate_registers(program).ok());
+  const Result<std::vector<float>> allocated = run(*allocate_registers(program));
+  ASSERT_TRUE(allocated.ok()) << allocated.error().message;
+  EXPECT_EQ(*dst, *allocated);
+}
+
 TEST(Legalise, AMergeBecomesASelect) {
   Sketch s;
   const Reg a = s.load(0), b = s.load(8), d = s.load(16), k = s.b.mask(0x0f);

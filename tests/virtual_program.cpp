@@ -6,6 +6,7 @@
 #include <string>
 
 #include "compiler/program/builder.hpp"
+#include "compiler/program/instruction_info.hpp"
 #include "compiler/program/interpreter.hpp"
 
 namespace convt::test {
@@ -183,20 +184,38 @@ class Generator {
 
   void make_simple() {
     if (chance(30)) return masks_.push_back(builder_.mask(bits()));
+    if (chance(30)) return make_unary();
+    if (chance(30)) {
+      const Reg a = source();
+      const auto predicate = static_cast<program::Compare>(pick(0, 3));
+      return masks_.push_back(builder_.compare(predicate, a, source()));
+    }
     if (chance(50)) return builder_.zero(destination());
     const Reg from = source();
     builder_.copy(destination(), from);
   }
 
+  void make_unary() {
+    const Reg a = source(), mask = maybe_mask();
+    const Op op = pick_of<Op>({Op::shift_left, Op::shift_right, Op::shift_right_signed, Op::round,
+                               Op::to_int, Op::to_float});
+    const int imm = is_shift(op) ? pick(0, 31) : 0;
+    builder_.unary(op, mask == kNone ? destination() : source(), a, imm, mask);
+  }
+
   void make_arithmetic() {
     const Reg a = source(), b = source();
     const Reg mask = maybe_mask();
-    const Op op = static_cast<Op>(pick(static_cast<int>(Op::fma), static_cast<int>(Op::mul)));
-    const Reg d = op == Op::fma || mask != kNone ? source() : destination();
-    switch (pick(0, 2)) {
+    const Op op = pick_of<Op>({Op::fma, Op::mul_add, Op::add, Op::sub, Op::mul, Op::div, Op::min,
+                               Op::max, Op::bit_and, Op::bit_or, Op::bit_xor});
+    const Reg d = accumulates(op) || mask != kNone ? source() : destination();
+    switch (pick(0, 3)) {
       case 0:
         return builder_.binary(op, d, a, b, mask);
       case 1:
+        return builder_.integer(pick_of<Op>({Op::add, Op::sub, Op::min, Op::max}), d, a, lanes(),
+                                Operand::broadcast_mem, mask);
+      case 2:
         return builder_.binary(op, d, a, lanes(), Operand::vector_mem, mask);
       default:
         break;

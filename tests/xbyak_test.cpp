@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cfenv>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -13,6 +14,7 @@
 #include "compiler/backend/xbyak/emit.hpp"
 #include "compiler/program/abi.hpp"
 #include "compiler/program/builder.hpp"
+#include "compiler/program/instruction_info.hpp"
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/linear.hpp"
 #include "tests/random_program.hpp"
@@ -66,12 +68,23 @@ class Memory {
       lines.resize(std::max(lines.size(), static_cast<std::size_t>(last / 16 + 1)));
       fill(lines, static_cast<int>(buffer.kind));
     }
-    args_ = {lines_[0].data(), lines_[1].data(), lines_[2].data(),
-             lines_[3].data(), lines_[4].data(), batch,
-             lines_[5].data(), lines_[6].data()};
+    args_ = {lines_[0].data(),
+             lines_[1].data(),
+             lines_[2].data(),
+             lines_[3].data(),
+             lines_[4].data(),
+             batch,
+             lines_[5].data(),
+             lines_[6].data(),
+             lines_[7].data(),
+             floats(BufferKind::parameters),
+             floats(BufferKind::input_parameters)};
   }
   const Args& args() const { return args_; }
-  float* floats(BufferKind kind) { return lines_[static_cast<std::size_t>(kind)].data()->data; }
+  float* floats(BufferKind kind) {
+    std::vector<Line>& lines = lines_[static_cast<std::size_t>(kind)];
+    return lines.empty() ? nullptr : lines.data()->data;
+  }
 
   /// "", or the first place where two memories differ. NaNs are equal.
   std::string difference(const Memory& other) const {
@@ -446,23 +459,131 @@ TEST(Xbyak, HighAndLowRegisters) {
   expect_same(s.finish());
 }
 
-TEST(Xbyak, ArithmeticWithEveryOperandKindAndMask) {
+void expect_arithmetic(Op op, bool integer) {
+  SCOPED_TRACE(std::string(to_string(op)) + (integer ? ", i32" : ""));
   Sketch s;
   s.builder.mask(0x1234);
   s.builder.mask(0xffff);
   const Mem mem = s.at(s.weights, 1, 2, 3);
   std::int32_t at = 0;
-  for (Op op : {Op::fma, Op::add, Op::sub, Op::mul}) {
-    for (Reg mask : {kNone, Reg{0}, Reg{1}}) {
-      for (Operand kind : {Operand::reg, Operand::vector_mem, Operand::broadcast_mem}) {
-        s.builder.load(30, s.at(s.src, 1, at / 4, at % 4));
-        s.builder.load(1, s.at(s.src, 2, at / 4, 0));
-        s.builder.load(17, s.at(s.bias, 2, at / 4, 0));
-        if (kind == Operand::reg) s.builder.binary(op, 30, 1, 17, mask);
-        if (kind != Operand::reg) s.builder.binary(op, 30, 1, mem, kind, mask);
-        s.builder.store(s.out(at++), 30);
+  for (Reg mask : {kNone, Reg{0}, Reg{1}}) {
+    for (Operand kind : {Operand::reg, Operand::vector_mem, Operand::broadcast_mem}) {
+      s.builder.load(30, s.at(s.src, 1, at / 4, at % 4));
+      s.builder.load(1, s.at(s.src, 2, at / 4, 0));
+      s.builder.load(17, s.at(s.bias, 2, at / 4, 0));
+      if (kind == Operand::reg && integer) s.builder.integer(op, 30, 1, 17, mask);
+      if (kind == Operand::reg && !integer) s.builder.binary(op, 30, 1, 17, mask);
+      if (kind != Operand::reg && integer) s.builder.integer(op, 30, 1, mem, kind, mask);
+      if (kind != Operand::reg && !integer) s.builder.binary(op, 30, 1, mem, kind, mask);
+      s.builder.store(s.out(at++), 30);
+    }
+  }
+  expect_same(s.finish());
+}
+
+TEST(Xbyak, ArithmeticWithEveryOperandKindAndMask) {
+  for (Op op : {Op::fma, Op::mul_add, Op::add, Op::sub, Op::mul, Op::div, Op::min, Op::max,
+                Op::bit_and, Op::bit_or, Op::bit_xor}) {
+    expect_arithmetic(op, false);
+  }
+  for (Op op : {Op::add, Op::sub, Op::min, Op::max}) expect_arithmetic(op, true);
+}
+
+constexpr std::uint32_t kSpecialWords[] = {
+    0x00000000, 0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00001, 0x00000001, 0x807fffff,
+    0x3f000000, 0xbf000000, 0x3fc00000, 0x40200000, 0xc0200000, 0x4effffff, 0x4f000000, 0xcf000000,
+    0xcf000001, 0x4afffffd, 0xcafffffb, 0x4b000001, 0x3effffff, 0xbf000001, 0x7f7fffff, 0x80000001,
+    0x477fe000, 0x477ff000, 0x33000000, 0x33000001, 0x38800000, 0x387fc000, 0x3f808000, 0x3f818000};
+
+std::vector<std::uint32_t> special_words(std::size_t from, std::size_t step) {
+  std::vector<std::uint32_t> result;
+  for (std::size_t l = 0; l < 16; ++l) {
+    result.push_back(kSpecialWords[(from + step * l) % std::size(kSpecialWords)]);
+  }
+  return result;
+}
+
+TEST(Xbyak, UnaryOpsOfSpecialValues) {
+  Sketch s;
+  const Reg mask = s.builder.mask(0x5a5a);
+  std::int32_t at = 0;
+  for (const std::size_t from : {0u, 16u}) {
+    s.builder.load(20, s.builder.constant(special_words(from, 1)), kNone, Type::i32);
+    for (const Reg m : {kNone, mask}) {
+      const auto store = [&](Op op, int imm) {
+        s.builder.load(21, s.at(s.src, 0, 0, 0));
+        s.builder.unary(op, 21, 20, imm, m);
+        s.builder.store(s.at(s.dst, at / 64, at / 4 % 16, at % 4 * 16), 21);
+        ++at;
+      };
+      for (Op op : {Op::round, Op::to_int, Op::to_float}) store(op, 0);
+      for (Op op : {Op::shift_left, Op::shift_right, Op::shift_right_signed}) {
+        for (int imm : {0, 1, 16, 31}) store(op, imm);
       }
     }
+  }
+  expect_same(s.finish());
+}
+
+// Whatever MXCSR's rounding: 2.5 goes to 2, also upwards.
+TEST(Xbyak, RoundingIsToNearestInAnyMode) {
+  for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+    Sketch s;
+    s.builder.load(0, s.builder.constant(special_words(8, 1)), kNone, Type::i32);
+    s.builder.unary(Op::round, 1, 0);
+    s.builder.unary(Op::to_int, 2, 0);
+    s.builder.store(s.out(0), 1);
+    s.builder.store(s.out(1), 2);
+    const Program program = s.finish();
+    const Result<Code> code = emit_xbyak(program, "test");
+    ASSERT_TRUE(code.ok());
+    if (!have_avx512()) GTEST_SKIP() << "no AVX-512 here";
+    Memory expected(program, 1), actual(program, 1);
+    ASSERT_TRUE(interpret(program, 0, expected.args(), 0, 1).ok());
+    std::fesetround(mode);
+    Executable(*code).run(0, actual.args(), 0, 1);
+    std::fesetround(FE_TONEAREST);
+    EXPECT_EQ(actual.difference(expected), "");
+  }
+}
+
+TEST(Xbyak, MinimaMaximaAndComparisonsOfSpecialValues) {
+  for (std::size_t from = 0; from < std::size(kSpecialWords); ++from) {
+    Sketch s;
+    s.builder.load(0, s.builder.constant(special_words(from, 5)), kNone, Type::i32);
+    s.builder.load(30, s.builder.constant(special_words(from / 4, 1)), kNone, Type::i32);
+    s.builder.load(3, s.at(s.src, 1, 0, 0));
+    s.builder.load(4, s.at(s.src, 2, 0, 0));
+    std::int32_t at = 0;
+    for (Op op : {Op::min, Op::max}) {
+      s.builder.binary(op, 1, 0, 30);
+      s.builder.store(s.out(at++), 1);
+    }
+    for (Compare predicate :
+         {Compare::less, Compare::less_equal, Compare::equal, Compare::unordered}) {
+      const Reg mask = s.builder.compare(predicate, 0, 30);
+      s.builder.select(1, mask, 3, 4);
+      s.builder.store(s.out(at++), 1);
+      s.builder.binary(Op::add, 1, 3, 4, mask);
+      s.builder.store(s.out(at++), 1);
+    }
+    expect_same(s.finish());
+  }
+}
+
+TEST(Xbyak, BuffersOfEveryKind) {
+  Sketch s;
+  std::int32_t at = 0;
+  for (BufferKind kind :
+       {BufferKind::src, BufferKind::weights, BufferKind::bias, BufferKind::residual,
+        BufferKind::parameters, BufferKind::input_parameters, BufferKind::workspace,
+        BufferKind::staged_src, BufferKind::staged_dst}) {
+    const BufferId buffer = s.builder.buffer(dense(kind, {1, 1, 64}));
+    s.builder.load(0, s.at(s.src, 0, 0, at));
+    if (is_written(kind)) s.builder.store(s.at(buffer, 0, 0, 8), 0);
+    s.builder.binary(Op::add, 0, 0, s.at(buffer, 0, 0, 8), Operand::vector_mem);
+    s.builder.binary(Op::add, 0, 0, s.at(buffer, 0, 0, 9), Operand::broadcast_mem);
+    s.builder.store(s.out(at++), 0);
   }
   expect_same(s.finish());
 }
@@ -644,7 +765,7 @@ TEST(Xbyak, RefusesFormsThatDoNotExist) {
 
 TEST(Xbyak, RefusesProgramsThatAreNotForIt) {
   Sketch integers;
-  integers.builder.binary(Op::add, 0, 0, 0);
+  integers.builder.binary(Op::mul, 0, 0, 0);
   Program program = integers.finish();
   program.stages[0].code[0].type = Type::i32;
   EXPECT_EQ(emit_xbyak(program, "x").error().code, ErrorCode::unsupported);

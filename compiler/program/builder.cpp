@@ -202,9 +202,9 @@ Type Builder::memory_type(const Mem& mem) const {
 void Builder::load(Reg d, const Mem& mem, Reg m, Type type) {
   const Type memory = memory_type(mem);
   Inst& inst = emit(Op::load);
-  inst.type = memory == Type::f32                               ? type
+  inst.type = memory == Type::f32                           ? type
               : memory == Type::f16 || memory == Type::bf16 ? Type::f32
-                                                                : Type::i32;
+                                                            : Type::i32;
   inst.dst = d;
   inst.mem = mem;
   inst.mask = m;
@@ -283,9 +283,7 @@ void Builder::integer(Op op, Reg d, Reg a, const Mem& b, Operand kind, Reg m) {
   stage().code.back().type = Type::i32;
 }
 
-void Builder::unary(Op op, Reg d, Reg a, int imm, Reg m) {
-  emit_binary(op, d, a, m).imm = imm;
-}
+void Builder::unary(Op op, Reg d, Reg a, int imm, Reg m) { emit_binary(op, d, a, m).imm = imm; }
 
 void Builder::narrow(Reg d, Reg a, Type type) { emit_binary(Op::narrow, d, a, kNone).type = type; }
 

@@ -13,6 +13,14 @@ constexpr bool is_structure(Op op) { return op <= Op::comment; }
 constexpr bool opens_block(Op op) { return op == Op::loop || op == Op::if_equal; }
 constexpr bool closes_block(Op op) { return op == Op::end_loop || op == Op::end_if; }
 
+/// Ops of `a` and a second operand of any kind (and of `d`, where accumulates() says so).
+constexpr bool is_arithmetic(Op op) { return op >= Op::fma && op <= Op::bit_xor; }
+/// Ops of `a` alone.
+constexpr bool is_unary(Op op) { return op >= Op::shift_left && op <= Op::narrow; }
+constexpr bool is_shift(Op op) { return op >= Op::shift_left && op <= Op::shift_right_signed; }
+/// Ops of `a` and a register (or a permute's index in memory).
+constexpr bool is_shuffle(Op op) { return op >= Op::select && op <= Op::shuffle128; }
+
 /// Whether `dst` names a register that the instruction writes.
 constexpr bool writes_dst(Op op) {
   return !is_structure(op) && op != Op::store && op != Op::stream && op != Op::prefetch;
@@ -44,6 +52,38 @@ constexpr bool reads_a(Op op) {
 
 /// Whether `b` is a register that the instruction reads.
 constexpr bool reads_b(const Inst& inst) { return inst.b_kind == Operand::reg; }
+
+/// Whether the op can have the kind of second operand that it has.
+constexpr bool operand_fits(const Inst& inst) {
+  if (is_arithmetic(inst.op)) return inst.b_kind != Operand::none;
+  if (inst.op == Op::permute && inst.b_kind == Operand::vector_mem) return true;
+  const bool has_b = is_shuffle(inst.op) || inst.op == Op::compare;
+  return inst.b_kind == (has_b ? Operand::reg : Operand::none);
+}
+
+constexpr bool may_be_masked(Op op) {
+  return op == Op::load || op == Op::store ||
+         (op >= Op::fma && op != Op::narrow && !writes_mask(op));
+}
+
+/// Whether arithmetic exists for the instruction's type. (That of bits and of dot products is
+/// theirs.)
+constexpr bool type_fits(const Inst& inst) {
+  switch (inst.op) {
+    case Op::add:
+    case Op::sub:
+    case Op::min:
+    case Op::max:
+      return inst.type == Type::f32 || inst.type == Type::i32;
+    case Op::fma:
+    case Op::mul_add:
+    case Op::mul:
+    case Op::div:
+      return inst.type == Type::f32;
+    default:
+      return true;
+  }
+}
 
 /// Memory that the instruction reads (prefetch does not count: it has no effect on values).
 constexpr bool reads_memory(const Inst& inst) {

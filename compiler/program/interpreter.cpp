@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -67,6 +68,23 @@ FmaFunction<L> choose_fma() {
 }
 
 #endif
+
+/// Ties to even, whatever the rounding mode.
+float nearest_integer(float value) {
+  if (!(std::fabs(value) < 0x1p23f)) return value;  // it is one, or infinite, or NaN
+  const auto towards_zero = static_cast<std::int32_t>(value);
+  auto result = static_cast<float>(towards_zero);
+  const float rest = std::fabs(value - result);
+  const bool away = rest > 0.5f || (rest == 0.5f && (towards_zero & 1) != 0);
+  if (away) result += std::copysign(1.0f, value);
+  return std::copysign(result, value);
+}
+
+std::int32_t nearest_int(float value) {
+  const float nearest = nearest_integer(value);
+  const bool fits = nearest >= -0x1p31f && nearest < 0x1p31f;
+  return fits ? static_cast<std::int32_t>(nearest) : std::numeric_limits<std::int32_t>::min();
+}
 
 /// Of the active lanes, at least one.
 int first_lane(std::uint64_t active) { return std::countr_zero(active); }
@@ -131,21 +149,12 @@ class Checker {
   }
 
   [[nodiscard]] const char* check_form(const Inst& inst) const {
-    if (writes_mask(inst.op) && masks_are_vectors(program_)) return "masks are vectors here";
+    if (inst.op == Op::mask_const && masks_are_vectors(program_)) return "masks are vectors here";
     if (inst.op == Op::select && inst.mask == kNone) return "it needs a mask";
-    const bool unmasked = inst.op == Op::zero || inst.op == Op::copy || inst.op == Op::broadcast ||
-                          inst.op == Op::stream || inst.op == Op::prefetch || writes_mask(inst.op);
-    if (unmasked && inst.mask != kNone) return "it cannot have a mask";
-    const bool is_arithmetic = inst.op >= Op::fma && inst.op <= Op::mul;
-    if (is_arithmetic && inst.type != Type::f32) return "its type is not f32";
+    if (inst.mask != kNone && !may_be_masked(inst.op)) return "it cannot have a mask";
+    if (!type_fits(inst)) return "it cannot have this type";
+    if (is_shift(inst.op) && (inst.imm < 0 || inst.imm > 31)) return "immediate";
     return operand_fits(inst) ? nullptr : "it cannot have this kind of second operand";
-  }
-
-  static bool operand_fits(const Inst& inst) {
-    if (inst.op < Op::fma || writes_mask(inst.op)) return inst.b_kind == Operand::none;
-    if (inst.op <= Op::mul) return inst.b_kind != Operand::none;
-    return inst.b_kind == Operand::reg ||
-           (inst.op == Op::permute && inst.b_kind == Operand::vector_mem);
   }
 
   const char* check_open(std::int32_t i, const Inst& inst) {
@@ -405,7 +414,7 @@ class Machine {
     if (is_structure(inst.op)) return step_structure(inst);
     if (writes_memory(inst.op)) return store(inst);
     if (inst.op == Op::prefetch) return;
-    if (inst.op == Op::mask_const) return set_mask(inst);
+    if (writes_mask(inst.op)) return set_mask(inst);
     const Vector result = compute(inst);
     if (!error_) write(inst, result);
   }
@@ -472,8 +481,44 @@ class Machine {
   }
 
   void set_mask(const Inst& inst) {
-    masks_[inst.dst] = static_cast<std::uint64_t>(inst.imm) & kAllLanes;
+    const std::uint64_t bits = inst.op == Op::compare ? compare(inst) : mask_bits(inst);
+    if (vector_masks_) {
+      for (std::size_t l = 0; l < L; ++l) {
+        vectors_[inst.dst].word[l] = (bits >> l & 1) != 0 ? ~std::uint32_t{0} : 0;
+      }
+      vector_defined_[inst.dst] = 1;
+      return;
+    }
+    masks_[inst.dst] = bits;
     mask_defined_[inst.dst] = 1;
+  }
+
+  static std::uint64_t mask_bits(const Inst& inst) {
+    return static_cast<std::uint64_t>(inst.imm) & kAllLanes;
+  }
+
+  std::uint64_t compare(const Inst& inst) {
+    const Floats<L> a = floats<L>(read(inst.a)), b = floats<L>(read(inst.b));
+    std::uint64_t bits = 0;
+    for (std::size_t l = 0; l < L; ++l) {
+      const bool holds = compare(static_cast<Compare>(inst.imm), a[l], b[l]);
+      bits |= std::uint64_t{holds} << l;
+    }
+    return bits;
+  }
+
+  static bool compare(Compare predicate, float a, float b) {
+    switch (predicate) {
+      case Compare::less:
+        return a < b;
+      case Compare::less_equal:
+        return a <= b;
+      case Compare::equal:
+        return a == b;
+      case Compare::unordered:
+        return std::isunordered(a, b);
+    }
+    return false;
   }
 
   void write(const Inst& inst, const Vector& result) {
@@ -619,11 +664,30 @@ class Machine {
       case Op::broadcast:
         return broadcast(inst.mem);
       case Op::fma:
+      case Op::mul_add:
         return multiply_add(inst);
       case Op::add:
       case Op::sub:
       case Op::mul:
+      case Op::div:
+      case Op::min:
+      case Op::max:
+        if (inst.type == Type::i32) {
+          return integer_arithmetic(inst.op, read(inst.a), operand_b(inst));
+        }
         return arithmetic(inst.op, read(inst.a), operand_b(inst));
+      case Op::bit_and:
+      case Op::bit_or:
+      case Op::bit_xor:
+        return bitwise(inst.op, read(inst.a), operand_b(inst));
+      case Op::shift_left:
+      case Op::shift_right:
+      case Op::shift_right_signed:
+        return shift(inst.op, read(inst.a), inst.imm);
+      case Op::round:
+      case Op::to_int:
+      case Op::to_float:
+        return convert(inst.op, read(inst.a));
       case Op::select:
         return select(active_lanes(inst), read(inst.a), operand_b(inst));
       case Op::permute:
@@ -638,18 +702,78 @@ class Machine {
   }
 
   Vector multiply_add(const Inst& inst) {
-    Floats<L> d = floats<L>(read(inst.dst));
-    fma_(floats<L>(read(inst.a)), floats<L>(operand_b(inst)), d);
-    return lanes<L>(d);
+    const Floats<L> d = floats<L>(read(inst.dst)), b = floats<L>(operand_b(inst));
+    Floats<L> sum = inst.op == Op::fma ? d : b;
+    fma_(floats<L>(read(inst.a)), inst.op == Op::fma ? b : d, sum);
+    return lanes<L>(sum);
+  }
+
+  static float arithmetic(Op op, float a, float b) {
+    switch (op) {
+      case Op::add:
+        return a + b;
+      case Op::sub:
+        return a - b;
+      case Op::mul:
+        return a * b;
+      case Op::div:
+        return a / b;
+      case Op::min:
+        return a < b ? a : b;
+      default:
+        return a > b ? a : b;
+    }
   }
 
   static Vector arithmetic(Op op, const Vector& a_words, const Vector& b_words) {
     const Floats<L> a = floats<L>(a_words), b = floats<L>(b_words);
     Floats<L> d{};
-    for (std::size_t l = 0; l < L; ++l) {
-      d[l] = op == Op::add ? a[l] + b[l] : op == Op::sub ? a[l] - b[l] : a[l] * b[l];
-    }
+    for (std::size_t l = 0; l < L; ++l) d[l] = arithmetic(op, a[l], b[l]);
     return lanes<L>(d);
+  }
+
+  static Vector integer_arithmetic(Op op, const Vector& a, const Vector& b) {
+    Vector d;
+    for (std::size_t l = 0; l < L; ++l) {
+      const std::uint32_t x = a.word[l], y = b.word[l];
+      const bool less = static_cast<std::int32_t>(x) < static_cast<std::int32_t>(y);
+      d.word[l] = op == Op::add ? x + y : op == Op::sub ? x - y : less == (op == Op::min) ? x : y;
+    }
+    return d;
+  }
+
+  static Vector bitwise(Op op, const Vector& a, const Vector& b) {
+    Vector d;
+    for (std::size_t l = 0; l < L; ++l) {
+      const std::uint32_t x = a.word[l], y = b.word[l];
+      d.word[l] = op == Op::bit_and ? x & y : op == Op::bit_or ? x | y : x ^ y;
+    }
+    return d;
+  }
+
+  static Vector shift(Op op, const Vector& a, std::int64_t imm) {
+    Vector d;
+    for (std::size_t l = 0; l < L; ++l) {
+      const std::uint32_t x = a.word[l];
+      const auto with_sign = static_cast<std::uint32_t>(static_cast<std::int32_t>(x) >> imm);
+      d.word[l] = op == Op::shift_left ? x << imm : op == Op::shift_right ? x >> imm : with_sign;
+    }
+    return d;
+  }
+
+  static Vector convert(Op op, const Vector& a) {
+    const Floats<L> values = floats<L>(a);
+    Vector d;
+    for (std::size_t l = 0; l < L; ++l) {
+      if (op == Op::to_int) {
+        d.word[l] = static_cast<std::uint32_t>(nearest_int(values[l]));
+      } else {
+        const auto integer = static_cast<std::int32_t>(a.word[l]);
+        d.word[l] = std::bit_cast<std::uint32_t>(op == Op::round ? nearest_integer(values[l])
+                                                                 : static_cast<float>(integer));
+      }
+    }
+    return d;
   }
 
   static Vector select(std::uint64_t active, const Vector& a, const Vector& b) {

@@ -8,6 +8,7 @@
 // Without mask registers (AVX2) there are also no broadcast operands, no merging under a mask and
 // no permute of two sources:
 //     k = mask_const                    v = load of a constant, all ones or 0 in each lane
+//     k = compare                       v = compare, likewise
 //     d += a * broadcast memory         t = broadcast memory;  d += a * t
 //     d = op a, b {mask}                t = op a, b;  d = mask ? t : d     (or 0, when zero-masked)
 //     d = permute2 d, a by index        t = permute d by index;  u = permute a by index;
@@ -101,6 +102,7 @@ class Legaliser {
     if (is_structure(inst.op)) return copy_structure(inst);
     if (!has_masks_) {
       if (inst.op == Op::mask_const) return load_mask(inst);
+      if (inst.op == Op::compare) inst.dst = mask_vector(inst.dst);
       if (inst.mask != kNone) inst.mask = mask_vector(inst.mask);
       if (inst.b_kind == Operand::broadcast_mem) set_register_operand(inst, broadcast(inst.mem));
     }

@@ -4,6 +4,7 @@
 //     row.7                            scalar 7, where several are called row
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <map>
 #include <string>
 #include <utility>
@@ -25,9 +26,15 @@ std::string hexadecimal(std::uint64_t value) {
 
 const char* to_string(BufferKind kind) {
   static constexpr const char* kNames[] = {
-      "src",        "weights",  "bias",       "dst",              "workspace", "staged_src",
-      "staged_dst", "residual", "parameters", "input_parameters", "constants"};
+      "src",        "weights",          "bias",       "dst",
+      "workspace",  "staged_src",       "staged_dst", "residual",
+      "parameters", "input_parameters", "constants"};
   return kNames[static_cast<std::size_t>(kind)];
+}
+
+const char* to_string(Type type) {
+  static constexpr const char* kNames[] = {"f32", "i32", "f16", "bf16", "s8", "u8", "u16"};
+  return kNames[static_cast<std::size_t>(type)];
 }
 
 class Printer {
@@ -70,7 +77,7 @@ class Printer {
       strides += comma + decimal(buffer.stride[axis]);
     }
     line("buffer " + buffer.name + " [" + extents + "] strides [" + strides + "] " +
-         to_string(buffer.kind) + (buffer.type == Type::f32 ? " f32" : " i32"));
+         to_string(buffer.kind) + " " + to_string(buffer.type));
   }
 
   void print_table(const Table& table) {
@@ -206,14 +213,50 @@ class Printer {
         return "prefetch L" + decimal(inst.imm) + " " + memory(inst);
       case Op::mask_const:
         return mask_register(inst.dst) + " = " + hexadecimal(static_cast<std::uint64_t>(inst.imm));
+      case Op::compare:
+        return mask_register(inst.dst) + " = " + comparison(inst);
       default:
-        return computation(inst, d);
+        return is_unary(inst.op) ? d + unary(inst) : computation(inst, d);
     }
   }
 
-  [[nodiscard]] std::string computation(const Inst& inst, const std::string& d) const {
-    const std::string a = vector(inst.a), b = operand_b(inst);
+  [[nodiscard]] static std::string comparison(const Inst& inst) {
+    static constexpr const char* kNames[] = {" < ", " <= ", " == ", " unordered "};
+    const bool known = inst.imm >= 0 && inst.imm < static_cast<std::int64_t>(std::size(kNames));
+    return vector(inst.a) + (known ? kNames[inst.imm] : " ? ") + vector(inst.b);
+  }
+
+  [[nodiscard]] static std::string unary(const Inst& inst) {
+    const std::string a = vector(inst.a);
     switch (inst.op) {
+      case Op::shift_left:
+        return a + " << " + decimal(inst.imm);
+      case Op::shift_right:
+        return a + " >> " + decimal(inst.imm);
+      case Op::shift_right_signed:
+        return "i32 " + a + " >> " + decimal(inst.imm);
+      case Op::narrow:
+        return "narrow " + a + " to " + to_string(inst.type) +
+               (inst.imm == 0 ? "" : ", " + decimal(inst.imm));
+      default:
+        return std::string(program::to_string(inst.op)) + " " + a;
+    }
+  }
+
+  [[nodiscard]] std::string computation(const Inst& inst, std::string d) const {
+    const std::string a = vector(inst.a), b = operand_b(inst);
+    if (is_arithmetic(inst.op) && inst.type == Type::i32) d += "i32 ";
+    switch (inst.op) {
+      case Op::mul_add:
+        return d + vector(inst.dst) + " * " + a + " + " + b;
+      case Op::div:
+        return d + a + " / " + b;
+      case Op::bit_and:
+        return d + a + " & " + b;
+      case Op::bit_or:
+        return d + a + " | " + b;
+      case Op::bit_xor:
+        return d + a + " ^ " + b;
       case Op::fma:
         return vector(inst.dst) + " += " + a + " * " + b;
       case Op::add:

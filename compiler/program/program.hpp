@@ -123,9 +123,9 @@ constexpr bool is_written(BufferKind kind) {
   return kind == BufferKind::dst || kind == BufferKind::workspace || is_staged(kind);
 }
 constexpr bool is_read(BufferKind kind) { return kind != BufferKind::dst; }
-/// Element types of memory. Vectors have lanes of 32 bits: loads and broadcasts from a buffer of f16
-/// or bf16 give f32, those from s8, u8 or u16 give i32. `narrow` is the way back. A register that
-/// holds packed elements (`lanes` of them in its low bytes) has their type.
+/// Element types of memory. Vectors have lanes of 32 bits: loads and broadcasts from a buffer of
+/// f16 or bf16 give f32, those from s8, u8 or u16 give i32. `narrow` is the way back. A register
+/// that holds packed elements (`lanes` of them in its low bytes) has their type.
 enum class Type : std::uint8_t { f32, i32, f16, bf16, s8, u8, u16 };
 
 constexpr std::int64_t element_bytes(Type type) {
@@ -205,9 +205,9 @@ enum class Op : std::uint8_t {
   bit_and,    ///< d = a & b          of all 32 bits, like bit_or and bit_xor
   bit_or,
   bit_xor,
-  select,     ///< d = mask ? a : b   (mask required)
-  permute,    ///< d[l] = a[b[l] mod lanes], b an i32 register or memory operand (not broadcast)
-  permute2,   ///< d[l] = (d ++ a)[b[l] mod 2*lanes], b an i32 register
+  select,       ///< d = mask ? a : b   (mask required)
+  permute,      ///< d[l] = a[b[l] mod lanes], b an i32 register or memory operand (not broadcast)
+  permute2,     ///< d[l] = (d ++ a)[b[l] mod 2*lanes], b an i32 register
   unpack_lo32,  ///< per 128-bit block: a0 b0 a1 b1
   unpack_hi32,  ///< per 128-bit block: a2 b2 a3 b3
   unpack_lo64,  ///< per 128-bit block: a0 a1 b0 b1
@@ -220,11 +220,12 @@ enum class Op : std::uint8_t {
   round,     ///< d = a rounded to an integer, ties to even whatever the caller's rounding mode
   to_int,    ///< d (i32) = a rounded likewise; -2^31 for NaN and what does not fit
   to_float,  ///< d (f32) = a (i32), rounded
-  narrow,  ///< d (packed) = a as `type`, of f32 for f16 and bf16 (ties to even), of i32 for s8 (clamped)
-           ///< and u8 (clamped, a being unsigned). imm 1: bf16 as AVX512_BF16 does, whose denormals
-           ///< are 0; legalise() decides
-  compare,  ///< mask register d = a < b (imm 0), a <= b (1), a == b (2), a or b is NaN (3)
-  mask_const,   ///< mask register d = imm, one bit a lane
+  narrow,    ///< d (packed) = a as `type`, of f32 for f16 and bf16 (ties to even), of i32 for s8
+             ///< (clamped)
+  ///< and u8 (clamped, a being unsigned). imm 1: bf16 as AVX512_BF16 does, whose denormals
+  ///< are 0; legalise() decides
+  compare,     ///< mask register d = a < b (imm 0), a <= b (1), a == b (2), a or b is NaN (3)
+  mask_const,  ///< mask register d = imm, one bit a lane
 };
 
 enum class Operand : std::uint8_t { none, reg, vector_mem, broadcast_mem };

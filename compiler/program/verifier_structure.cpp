@@ -284,7 +284,7 @@ class Walk {
 
   /// What the writer leaves in its destination, read as a mask.
   MaskValue mask_value(const Inst& writer) const {
-    if (writes_mask(writer.op)) return {true, static_cast<std::uint64_t>(writer.imm)};
+    if (writer.op == Op::mask_const) return {true, static_cast<std::uint64_t>(writer.imm)};
     if (writer.op != Op::load || writer.mask != kNone) return {};
     return mask_in_memory(writer.mem);
   }
@@ -370,29 +370,12 @@ class Walk {
 
   bool check_form(const Inst& inst) {
     if (!operand_fits(inst)) return fail("it cannot have this kind of second operand");
-    const bool unmasked = inst.op == Op::zero || inst.op == Op::copy || inst.op == Op::broadcast ||
-                          inst.op == Op::stream || inst.op == Op::prefetch ||
-                          inst.op == Op::mask_const;
-    if (unmasked && inst.mask != kNone) return fail("it cannot have a mask");
+    if (inst.mask != kNone && !may_be_masked(inst.op)) return fail("it cannot have a mask");
+    if (!type_fits(inst)) return fail("it cannot have this type");
     if (inst.op == Op::select && inst.mask == kNone) return fail("it needs a mask");
     if (inst.op == Op::mask_const && masks_are_vectors_) return fail("masks are vectors here");
     return immediate_fits(inst) ||
            fail("immediate " + std::to_string(inst.imm) + " is out of range");
-  }
-
-  static bool operand_fits(const Inst& inst) {
-    switch (inst.op) {
-      case Op::fma:
-      case Op::add:
-      case Op::sub:
-      case Op::mul:
-        return inst.b_kind != Operand::none;
-      case Op::permute:
-        return inst.b_kind == Operand::reg || inst.b_kind == Operand::vector_mem;
-      default:
-        return inst.b_kind ==
-               (inst.op >= Op::select && inst.op != Op::mask_const ? Operand::reg : Operand::none);
-    }
   }
 
   bool immediate_fits(const Inst& inst) const {
@@ -400,6 +383,8 @@ class Walk {
     if (inst.op == Op::mask_const) return imm <= all_lanes();
     if (inst.op == Op::shuffle128) return imm < (program_.lanes == 8 ? 4u : 256u);
     if (inst.op == Op::prefetch) return imm == 1 || imm == 2;
+    if (inst.op == Op::compare) return imm <= static_cast<std::uint64_t>(Compare::unordered);
+    if (is_shift(inst.op)) return imm < 32;
     if (inst.op == Op::store && imm != 0) {
       return inst.mask == kNone && std::has_single_bit(imm) &&
              imm < static_cast<std::uint64_t>(program_.lanes);

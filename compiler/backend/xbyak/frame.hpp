@@ -28,8 +28,8 @@ struct Place {
 
 struct Frame {
   static constexpr int kBuffers = 10;  ///< kinds of buffers that Args points to
-  std::vector<Place> scalars;         ///< per ScalarId of the Program
-  std::vector<Place> streams;         ///< per StreamId
+  std::vector<Place> scalars;          ///< per ScalarId of the Program
+  std::vector<Place> streams;          ///< per StreamId
   /// Per ScalarId: a loop counter that only counts; its place holds the trips left.
   std::vector<bool> counts_down;
   std::array<Place, kBuffers> bases;  ///< per BufferKind: the pointer of Args

@@ -45,10 +45,11 @@ bool is_int32(std::int64_t value) { return value == static_cast<std::int32_t>(va
 
 /// Where Args keeps the pointer of each BufferKind.
 constexpr std::array<std::size_t, Frame::kBuffers> kArgsOffset = {
-    offsetof(Args, src),       offsetof(Args, weights),   offsetof(Args, bias),
-    offsetof(Args, dst),       offsetof(Args, workspace), offsetof(Args, staged_src),
-    offsetof(Args, staged_dst), offsetof(Args, residual), offsetof(Args, parameters),
-    offsetof(Args, input_parameters)};
+    offsetof(Args, src),        offsetof(Args, weights),
+    offsetof(Args, bias),       offsetof(Args, dst),
+    offsetof(Args, workspace),  offsetof(Args, staged_src),
+    offsetof(Args, staged_dst), offsetof(Args, residual),
+    offsetof(Args, parameters), offsetof(Args, input_parameters)};
 
 }  // namespace
 

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "compiler/program/instruction_info.hpp"
+
 namespace convt::xbyak {
 namespace {
 
@@ -91,13 +93,65 @@ bool emit_access(CodeGenerator& code, const Inst& inst, const Address* mem) {
   }
 }
 
+bool emit_integer_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
+  const Zmm dst = destination(inst);
+  const Zmm a(inst.a);
+  switch (inst.op) {
+    case Op::add:
+      code.vpaddd(dst, a, b);
+      return true;
+    case Op::sub:
+      code.vpsubd(dst, a, b);
+      return true;
+    case Op::min:
+      code.vpminsd(dst, a, b);
+      return true;
+    case Op::max:
+      code.vpmaxsd(dst, a, b);
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool emit_bitwise(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
+  const Zmm dst = destination(inst);
+  const Zmm a(inst.a);
+  switch (inst.op) {
+    case Op::bit_and:
+      code.vpandd(dst, a, b);
+      return true;
+    case Op::bit_or:
+      code.vpord(dst, a, b);
+      return true;
+    case Op::bit_xor:
+      code.vpxord(dst, a, b);
+      return true;
+    default:
+      return false;
+  }
+}
+
 bool emit_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand& b) {
-  if (inst.type != Type::f32) return false;
+  if (!type_fits(inst)) return false;
+  if (inst.type == Type::i32) return emit_integer_arithmetic(code, inst, b);
   const Zmm dst = destination(inst);
   const Zmm a(inst.a);
   switch (inst.op) {
     case Op::fma:
       code.vfmadd231ps(dst, a, b);
+      return true;
+    case Op::mul_add:
+      code.vfmadd213ps(dst, a, b);
+      return true;
+    case Op::div:
+      code.vdivps(dst, a, b);
+      return true;
+    case Op::min:
+      code.vminps(dst, a, b);
+      return true;
+    case Op::max:
+      code.vmaxps(dst, a, b);
       return true;
     case Op::add:
       code.vaddps(dst, a, b);
@@ -109,8 +163,44 @@ bool emit_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand
       code.vmulps(dst, a, b);
       return true;
     default:
+      return emit_bitwise(code, inst, b);
+  }
+}
+
+bool emit_unary(CodeGenerator& code, const Inst& inst) {
+  const Zmm dst = destination(inst);
+  const Zmm a(inst.a);
+  const auto imm = static_cast<std::uint8_t>(inst.imm);
+  constexpr std::uint8_t kNearestEven = 0x08;  // whatever MXCSR says; no inexact exception
+  switch (inst.op) {
+    case Op::shift_left:
+      code.vpslld(dst, a, imm);
+      return true;
+    case Op::shift_right:
+      code.vpsrld(dst, a, imm);
+      return true;
+    case Op::shift_right_signed:
+      code.vpsrad(dst, a, imm);
+      return true;
+    case Op::round:
+      code.vrndscaleps(dst, a, kNearestEven);
+      return true;
+    case Op::to_int:
+      code.vcvtps2dq(dst, a | code.T_rn_sae);
+      return true;
+    case Op::to_float:
+      code.vcvtdq2ps(dst, a);
+      return true;
+    default:
       return false;
   }
+}
+
+bool emit_compare(CodeGenerator& code, const Inst& inst) {
+  constexpr std::uint8_t kPredicates[] = {0x11, 0x12, 0x00, 0x03};  // the quiet ones
+  if (inst.imm < 0 || inst.imm >= 4) return false;
+  code.vcmpps(Opmask(inst.dst), Zmm(inst.a), Zmm(inst.b), kPredicates[inst.imm]);
+  return true;
 }
 
 bool emit_select(CodeGenerator& code, const Inst& inst) {
@@ -153,10 +243,13 @@ bool emit_shuffle(CodeGenerator& code, const Inst& inst) {
   }
 }
 
-/// Ops of a register and a register or memory operand.
+/// Ops of a register and, most of them, a register or memory operand.
 bool emit_computation(CodeGenerator& code, const Inst& inst, const Address* mem) {
+  if (!operand_fits(inst)) return false;
+  if (is_unary(inst.op)) return emit_unary(code, inst);
+  if (inst.op == Op::compare) return emit_compare(code, inst);
   if (inst.b_kind == Operand::reg) {
-    if (inst.op >= Op::select) return emit_shuffle(code, inst);
+    if (is_shuffle(inst.op)) return emit_shuffle(code, inst);
     return emit_arithmetic(code, inst, Zmm(inst.b));
   }
   return mem != nullptr && emit_arithmetic(code, inst, *mem);
