@@ -31,7 +31,7 @@ PackedFormat make_packed_format(const PackedLayout& layout) {
   return {layout.hash(), static_cast<std::uint64_t>(layout.elements()) * sizeof(float)};
 }
 
-Status write_packed(const PackedLayout& layout, const float* canonical, void* memory) {
+Status write_packed(const PackedLayout& layout, const void* canonical, void* memory) {
   const PackedFormat format = make_packed_format(layout);
   Header header;
   header.layout_hash = format.layout_hash;
@@ -40,7 +40,7 @@ Status write_packed(const PackedLayout& layout, const float* canonical, void* me
   std::byte* const payload = static_cast<std::byte*>(memory) + sizeof header;
   try {
     if (reinterpret_cast<std::uintptr_t>(payload) % alignof(float) == 0) {
-      pack_weights(layout, canonical, reinterpret_cast<float*>(payload));
+      pack_weights(layout, canonical, payload);
     } else {
       std::vector<float> aligned(static_cast<std::size_t>(layout.elements()));
       pack_weights(layout, canonical, aligned.data());

@@ -32,7 +32,7 @@ struct PackedFormat {
 PackedFormat make_packed_format(const PackedLayout& layout);
 
 /// Writes header and weights; `memory` holds format.bytes() bytes of any alignment.
-Status write_packed(const PackedLayout& layout, const float* canonical, void* memory);
+Status write_packed(const PackedLayout& layout, const void* canonical, void* memory);
 
 /// Whether `weights` are what `format` says; the error (invalid_argument) says what they are
 /// instead. No more is read than weights.bytes says there is.

@@ -38,7 +38,7 @@ class BiasRows {
       : problem_(problem),
         lanes_(lanes),
         builder_(builder),
-        epilogue_(problem, builder),
+        epilogue_(problem, false, builder),
         axes_(spatial_axes(problem)) {}
 
   /// The rows of `axis` that no tap reaches, in those of the axes before it in `left_out` that some

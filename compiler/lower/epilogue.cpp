@@ -15,8 +15,8 @@ using program::Op;
 using program::Operand;
 using program::Reg;
 
-Epilogue::Epilogue(const Problem& problem, Builder& builder)
-    : problem_(problem), builder_(builder) {
+Epilogue::Epilogue(const Problem& problem, bool integer_sums, Builder& builder)
+    : problem_(problem), integer_sums_(integer_sums), builder_(builder) {
   int row = problem.is_int8() ? 1 : 0;  // the first one scales the sums
   for (const EpilogueStep& step : problem.epilogue) {
     steps_.push_back({step, row});
@@ -27,10 +27,13 @@ Epilogue::Epilogue(const Problem& problem, Builder& builder)
   residual_ = static_cast<std::size_t>(add - steps_.begin());
 }
 
-Mem Epilogue::constant(float value) const {
-  const std::vector<std::uint32_t> words(static_cast<std::size_t>(builder_.program().lanes),
-                                         std::bit_cast<std::uint32_t>(value));
-  return builder_.constant(words);
+Mem broadcast_constant(Builder& builder, std::uint32_t bits) {
+  return builder.constant(
+      std::vector<std::uint32_t>(static_cast<std::size_t>(builder.program().lanes), bits));
+}
+
+Mem broadcast_constant(Builder& builder, float value) {
+  return broadcast_constant(builder, std::bit_cast<std::uint32_t>(value));
 }
 
 void Epilogue::apply(std::span<const Reg> values, const LoadRow& load, bool tail) const {
@@ -38,7 +41,7 @@ void Epilogue::apply(std::span<const Reg> values, const LoadRow& load, bool tail
     if (problem_.is_int8()) {
       const Reg scale = load(0);
       for (const Reg value : values) {
-        builder_.unary(Op::to_float, value, value);
+        if (integer_sums_) builder_.unary(Op::to_float, value, value);
         builder_.binary(Op::mul, value, value, scale);
       }
     }
@@ -56,12 +59,13 @@ void Epilogue::finish(Reg residual, Reg value, const LoadRow& load) const {
   if (problem_.dst_dtype == DataType::s8 || problem_.dst_dtype == DataType::u8)
     builder_.unary(Op::to_float, residual, residual);
   if (add.beta != 0)
-    builder_.binary(Op::sub, residual, residual, constant(add.beta), Operand::broadcast_mem);
+    builder_.binary(Op::sub, residual, residual, broadcast_constant(builder_, add.beta),
+                    Operand::broadcast_mem);
   if (add.alpha == 1) {
     builder_.binary(Op::add, residual, residual, value);
   } else {
     const Reg alpha = builder_.vector();
-    builder_.broadcast(alpha, constant(add.alpha));
+    builder_.broadcast(alpha, broadcast_constant(builder_, add.alpha));
     builder_.mul_add(residual, alpha, value);
   }
   const std::array values{residual};
@@ -90,10 +94,10 @@ void Epilogue::scale_shift(int row, std::span<const Reg> values, const LoadRow& 
 void Epilogue::quantise(std::span<const Reg> values) const {
   const bool is_signed = problem_.dst_dtype == DataType::s8;
   if (!is_signed && problem_.dst_dtype != DataType::u8) return;
-  const Mem least = constant(is_signed ? -128.0f : 0.0f);
-  const Mem most = constant(is_signed ? 127.0f : 255.0f);
-  const Mem scale = constant(1.0f / problem_.dst_scale);
-  const Mem zero_point = constant(static_cast<float>(problem_.dst_zero_point));
+  const Mem least = broadcast_constant(builder_, is_signed ? -128.0f : 0.0f);
+  const Mem most = broadcast_constant(builder_, is_signed ? 127.0f : 255.0f);
+  const Mem scale = broadcast_constant(builder_, 1.0f / problem_.dst_scale);
+  const Mem zero_point = broadcast_constant(builder_, static_cast<float>(problem_.dst_zero_point));
   for (const Reg value : values) {
     if (problem_.dst_scale != 1)
       builder_.binary(Op::mul, value, value, scale, Operand::broadcast_mem);

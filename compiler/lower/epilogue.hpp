@@ -5,6 +5,7 @@
 // residual belong to it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <vector>
@@ -24,7 +25,8 @@ using LoadRow = std::function<program::Reg(int row)>;
 
 class Epilogue {
  public:
-  Epilogue(const Problem& problem, program::Builder& builder);
+  /// `integer_sums`: the sums are int32.
+  Epilogue(const Problem& problem, bool integer_sums, program::Builder& builder);
 
   /// From sums to what `add` takes, or to what is stored, in place. The values share their
   /// channels. `tail`: of a zero tail, whose sums and bias are 0.
@@ -43,15 +45,16 @@ class Epilogue {
                    const LoadRow& load) const;
   void scale_shift(int row, std::span<const program::Reg> values, const LoadRow& load) const;
   void quantise(std::span<const program::Reg> values) const;
-  [[nodiscard]] program::Mem constant(float value) const;
 
   const Problem& problem_;
+  bool integer_sums_;
   program::Builder& builder_;
   std::vector<Step> steps_;
   std::size_t residual_;  ///< which step is `add`
 };
 
-/// Registers that the epilogue takes beside the values.
-int epilogue_registers(const Problem& problem);
+/// An operand that reads `value` in all lanes, broadcast.
+program::Mem broadcast_constant(program::Builder& builder, float value);
+program::Mem broadcast_constant(program::Builder& builder, std::uint32_t bits);
 
 }  // namespace convt::lowering

@@ -33,6 +33,10 @@ void lower_reorder_src(const Problem& problem, const Problem& staged, const Plan
 void lower_reorder_dst(const Problem& problem, const Problem& staged, const Plan& plan,
                        Builder& builder);
 
+/// Plans that convert: a stage that copies x to words of what is multiplied. convert.cpp
+void lower_convert_src(const Problem& problem, const Problem& computed, const Plan& plan,
+                       Builder& builder);
+
 /// A stage for each outer axis whose rows without taps the kernel leaves out: the bias there.
 /// bias_rows.cpp
 void lower_bias_rows(const Problem& problem, const Problem& computed, const Plan& plan,

@@ -121,11 +121,11 @@ void GroupLanes::emit_vector(const std::vector<Product>& products, std::size_t v
     Mem input = src;
     input.delta[kChannel] = nest_.src_channel(v);
     input.delta[kWidth] = products[begin].input;
-    const bool input_in_memory = depthwise() && end - begin == 1 && uses[products[begin].place] > 1;
+    const bool input_in_memory = nest_.multiplies_memory() && depthwise() && end - begin == 1 &&
+                                 uses[products[begin].place] > 1;
     Reg x = program::kNone;
     if (!input_in_memory) {
-      x = builder_.vector();
-      builder_.load(x, input, input_mask);
+      x = nest_.load_input(input, input_mask);
       if (!depthwise()) builder_.permute(x, x, index);
     }
     for (std::size_t i = begin; i < end; ++i) {
@@ -134,7 +134,7 @@ void GroupLanes::emit_vector(const std::vector<Product>& products, std::size_t v
                          static_cast<std::int32_t>(v) * plan_.lanes;
       const Reg sum = acc(products[i].position, v);
       if (uses[products[i].place] == 1) {
-        builder_.fma(sum, x, weight, program::Operand::vector_mem);
+        nest_.multiply_add(sum, x, weight, program::Operand::vector_mem);
         continue;
       }
       const auto [reg, first] = weight_regs.try_emplace(products[i].place, program::kNone);
@@ -143,9 +143,9 @@ void GroupLanes::emit_vector(const std::vector<Product>& products, std::size_t v
         builder_.load(reg->second, weight);
       }
       if (input_in_memory) {
-        builder_.fma(sum, reg->second, input, program::Operand::vector_mem, input_mask);
+        nest_.multiply_add_input(sum, reg->second, input, program::Operand::vector_mem, input_mask);
       } else {
-        builder_.fma(sum, x, reg->second);
+        nest_.multiply_add(sum, x, reg->second);
       }
     }
   }

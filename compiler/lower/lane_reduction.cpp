@@ -86,8 +86,28 @@ std::vector<Reg> LaneReduction::emit(std::size_t positions,
           emit_channel(products, src, weights);
         }
       });
+  if (nest_.has_corrections()) add_corrections(products, group_taps);
   nest_.end_taps();
   return acc_;
+}
+
+void LaneReduction::add_corrections(Products products, std::int32_t group_taps) {
+  if (!masks_held_) masks_.forget();
+  const Mem corrections{nest_.weights_address(nest_.packed().ic_blocks(), group_taps), 4, {}};
+  for (const LaneProduct& product : products) {
+    const Mem mem = weight_mem(corrections, product);
+    const Reg mask = product.lanes == lane_bits(0, plan_.lanes, plan_.lanes)
+                         ? program::kNone
+                         : builder_.mask(product.lanes);
+    if (weight_lanes_.empty()) {
+      nest_.add_correction(acc(product), mem, program::Operand::vector_mem, mask);
+      continue;
+    }
+    const Reg loaded = builder_.vector();
+    builder_.load(loaded, mem);
+    builder_.integer(program::Op::add, acc(product), acc(product), permute(loaded, weight_lanes_),
+                     mask);
+  }
 }
 
 /// Channels first, each input channel is a stream of its own that the hardware prefetchers lose
@@ -161,12 +181,10 @@ std::vector<Reg> LaneReduction::load_weights(Products products, const Mem& weigh
 }
 
 Reg LaneReduction::load_input(const LaneProduct& product, const Mem& src) {
-  const Reg x = builder_.vector();
   if (product.input.index.empty()) {
-    builder_.broadcast(x, src);
-    return x;
+    return nest_.broadcast_input(src);
   }
-  builder_.load(x, src, masks_.get(loaded_lanes(product)));
+  const Reg x = nest_.load_input(src, masks_.get(loaded_lanes(product)));
   return permute(x, product.input.index);
 }
 
@@ -192,9 +210,10 @@ void LaneReduction::emit_taps(Products products, const Mem& src, const Mem& weig
     Mem mem = nest_.src_at(src, 0, first.input.start);
     mem.delta[kBatch] = first.input.image;
     const Reg first_weight = weight_regs[order[begin]];
-    if (end - begin == 1 && first.input.index.empty() && first_weight != program::kNone) {
-      builder_.fma(acc(first), first_weight, mem, program::Operand::broadcast_mem,
-                   masks_.get(first.lanes));
+    if (end - begin == 1 && first.input.index.empty() && first_weight != program::kNone &&
+        nest_.multiplies_memory()) {
+      nest_.multiply_add_input(acc(first), first_weight, mem, program::Operand::broadcast_mem,
+                               masks_.get(first.lanes));
       begin = end;
       continue;
     }
@@ -203,10 +222,10 @@ void LaneReduction::emit_taps(Products products, const Mem& src, const Mem& weig
       const LaneProduct& product = products[order[begin]];
       const Reg weight = weight_regs[order[begin]];
       if (weight != program::kNone) {
-        builder_.fma(acc(product), x, weight, masks_.get(product.lanes));
+        nest_.multiply_add(acc(product), x, weight, masks_.get(product.lanes));
       } else {
-        builder_.fma(acc(product), x, weight_mem(weights, product), program::Operand::vector_mem,
-                     masks_.get(product.lanes));
+        nest_.multiply_add(acc(product), x, weight_mem(weights, product),
+                           program::Operand::vector_mem, masks_.get(product.lanes));
       }
     }
   }

@@ -69,6 +69,7 @@ class LaneReduction {
   Reg permute(Reg from, const std::vector<std::uint32_t>& index);
   [[nodiscard]] std::size_t taps_at_once(Products products) const;
   void prefetch_next_tile(const Mem& src);
+  void add_corrections(Products products, std::int32_t group_taps);
   void emit_channel(Products products, const Mem& src, const Mem& weights);
   void emit_taps(Products products, const Mem& src, const Mem& weights);
   std::vector<Reg> load_weights(Products products, const Mem& weights);

@@ -131,6 +131,30 @@ std::string find_misfit(const Problem& problem, const Plan& plan) {
   return "unknown family";
 }
 
+/// Whether the types of the user's problem can be multiplied so.
+std::string find_type_misfit(const Problem& problem, const Plan& plan) {
+  const bool direct = !plan.convert && !plan.staging.used;
+  if (plan.products == Products::bf16 && problem.dtype != DataType::bf16 &&
+      problem.math_mode != MathMode::bf16)
+    return "products=bf16 is for dtype bf16 or math_mode bf16";
+  if (plan.products == Products::int8 && !problem.is_int8())
+    return "products=int8 is for dtype s8 or u8";
+  if (plan.products == Products::f32 && problem.is_int8() && !has_exact_sums(problem))
+    return "products=f32 has no room for the sums of so many products of int8";
+  if (plan.products != Products::f32 && (plan.staging.used || plan.family == Family::group_lanes))
+    return "products of words are not for group_lanes, nor with staging";
+  if (plan.convert && plan.staging.used) return "convert=1 is not for staging, which converts";
+  const bool activates = problem.input_activation.has_value();
+  if (activates && plan.panel && direct && plan.products == Products::f32 &&
+      plan.family != Family::group_lanes && problem.math_mode == MathMode::strict)
+    return "";
+  if ((activates || problem.math_mode == MathMode::bf16) && !plan.convert)
+    return "an input activation and math_mode bf16 need convert=1";
+  if (direct && !has_words(problem, plan.products))
+    return "the input has no words of such products side by side: they need convert=1";
+  return "";
+}
+
 /// Orders that change nothing, and tensors that have no contiguous axis to copy along.
 std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
   const Problem staged = compute_problem(problem, plan);
@@ -156,13 +180,17 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
   }
   if (const std::string misfit = find_misfit(problem, plan); !misfit.empty())
     return Error{ErrorCode::unsupported, "plan: " + misfit};
+  if (const std::string misfit = find_type_misfit(user_problem, plan); !misfit.empty())
+    return Error{ErrorCode::unsupported, "plan: " + misfit};
   if (plan.staging.used) {
     if (const std::string misfit = find_staging_misfit(user_problem, plan); !misfit.empty())
       return Error{ErrorCode::unsupported, "plan: " + misfit};
   }
   program::Builder builder(user_problem.to_text(), target.lanes, target.vector_registers,
                            target.mask_registers);
+  lowering::declare_channel_rows(user_problem, builder);
   if (plan.staging.used) lowering::lower_reorder_src(user_problem, problem, plan, builder);
+  if (plan.convert) lowering::lower_convert_src(user_problem, problem, plan, builder);
   switch (plan.family) {
     case Family::channel_lanes:
       lowering::lower_channel_lanes(problem, plan, builder);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "compiler/lower/activation.hpp"
 #include "compiler/lower/families.hpp"
 #include "compiler/plan/geometry.hpp"
 
@@ -100,6 +101,18 @@ void number_outputs(std::vector<std::int32_t>& table, const std::vector<std::int
         std::lower_bound(reached.begin(), reached.end(), table[i]) - reached.begin());
 }
 
+program::Op multiply_op(Products products) {
+  switch (products) {
+    case Products::f32:
+      return program::Op::fma;
+    case Products::bf16:
+      return program::Op::dot_bf16;
+    case Products::int8:
+      return program::Op::dot_u8s8;
+  }
+  return program::Op::fma;
+}
+
 /// Channels between a panel's copy and its prefetch.
 constexpr std::int32_t kChannelsAhead = 4;
 
@@ -115,11 +128,21 @@ Buffer make_src(const Problem& problem, BufferKind kind) {
   return src;
 }
 
+Buffer make_kernel_src(const Problem& problem, const Plan& plan) {
+  const bool staged = plan.staging.used || plan.convert;
+  Buffer src = make_src(problem, staged ? BufferKind::staged_src : BufferKind::src);
+  if (plan.products != Products::f32) src.type = program::Type::i32;
+  return src;
+}
+
 Buffer make_dst(const Problem& problem, BufferKind kind) {
   Buffer dst =
       make_tensor(kind, kind == BufferKind::dst ? "dst" : "staged_dst", problem.layout,
                   problem.out_channels, problem.dst_pitch(), lengths(problem, &Axis::output));
-  if (kind == BufferKind::dst) dst.type = memory_type(problem.dst_dtype);
+  if (kind == BufferKind::dst)
+    dst.type = memory_type(problem.dst_dtype);
+  else if (problem.dst_dtype == DataType::s8 || problem.dst_dtype == DataType::u8)
+    dst.type = program::Type::i32;
   return dst;
 }
 
@@ -133,13 +156,25 @@ Buffer make_residual(const Problem& problem) {
 
 void declare_channel_rows(const Problem& problem, Builder& builder) {
   if (problem.bias) builder.buffer(make_vector(BufferKind::bias, "bias", problem.out_channels));
-  const int rows = problem.parameter_rows();
-  if (rows == 0) return;
-  Buffer parameters = make_vector(BufferKind::parameters, "parameters", rows);
-  parameters.axes = 2;
-  parameters.extent[1] = parameters.stride[0] = problem.out_channels;
-  parameters.stride[1] = 1;
-  builder.buffer(parameters);
+  const auto declare = [&](BufferKind kind, const char* name, int rows, std::int64_t channels) {
+    if (rows == 0) return;
+    Buffer parameters = make_vector(kind, name, rows);
+    parameters.axes = 2;
+    parameters.extent[1] = parameters.stride[0] = channels;
+    parameters.stride[1] = 1;
+    builder.buffer(parameters);
+  };
+  declare(BufferKind::parameters, "parameters", problem.parameter_rows(), problem.out_channels);
+  if (problem.input_activation)
+    declare(BufferKind::input_parameters, "input_parameters",
+            problem.input_activation->parameter_rows(), problem.in_channels);
+}
+
+Mem input_channel_row(Builder& builder, int row, const Affine& channel) {
+  const BufferId rows = find_buffer(builder.program(), BufferKind::input_parameters);
+  Mem mem{builder.address(rows, {0, channel}), 1, {}};
+  mem.delta[0] = row;
+  return mem;
 }
 
 Mem channel_row(Builder& builder, int row, const Affine& channel) {
@@ -155,20 +190,23 @@ Buffer make_staged_dst(const Problem& problem, const Plan& plan) {
   std::array<std::int64_t, kMaxRank> rows = lengths(problem, &Axis::output);
   for (std::size_t a = 0; a < 2; ++a)
     if (leaves_out_rows(problem, plan, a)) rows[a] = reached_output_count(spatial_axes(problem)[a]);
-  return make_tensor(BufferKind::staged_dst, "staged_dst", problem.layout, problem.out_channels,
-                     problem.dst_pitch(), rows);
+  Buffer dst = make_tensor(BufferKind::staged_dst, "staged_dst", problem.layout,
+                           problem.out_channels, problem.dst_pitch(), rows);
+  dst.type = make_dst(problem, BufferKind::staged_dst).type;
+  return dst;
 }
 
 Nest::Nest(const Problem& problem, const Plan& plan, Builder& builder)
     : problem_(problem),
       plan_(plan),
       builder_(builder),
-      epilogue_(problem, builder),
+      epilogue_(problem, plan.products == Products::int8, builder),
       axes_(spatial_axes(problem)),
       packed_(make_compute_layout(problem, plan)),
       tiling_(make_plan_tiling(problem, plan)),
       row_tiling_(make_row_tiling(problem, plan)),
       staged_(plan.staging.used),
+      conversion_(choose_conversion()),
       leaves_out_rows_{convt::leaves_out_rows(problem, plan, 0),
                        convt::leaves_out_rows(problem, plan, 1)},
       rows_by_phase_(plan.rows_by_phase),
@@ -258,13 +296,14 @@ Nest::ChannelTiles Nest::channel_tiles() const {
 }
 
 void Nest::declare_buffers() {
-  Buffer src = make_src(problem_, staged_ ? BufferKind::staged_src : BufferKind::src);
+  Buffer src = make_kernel_src(problem_, plan_);
   if (contiguous_inputs_) join_channels_to_rows(src);
   src_ = builder_.buffer(src);
   Buffer dst = staged_ ? make_staged_dst(problem_, plan_) : make_dst(problem_, BufferKind::dst);
   if (contiguous_rows_) join_channels_to_rows(dst);
   dst_ = builder_.buffer(dst);
   Buffer weights = make_vector(BufferKind::weights, "weights", 0);
+  if (plan_.products != Products::f32) weights.type = program::Type::i32;
   weights.axes = 5;
   const std::int64_t inner = packed_.w_taps() * packed_.padded_ic() * packed_.tile_lanes();
   weights.extent = {packed_.group_blocks(), packed_.oc_tiles(), packed_.kernel[0],
@@ -274,12 +313,77 @@ void Nest::declare_buffers() {
     weights.stride[a] = weights.stride[a + 1] * weights.extent[a + 1];
   weights_ = builder_.buffer(weights);
   if (panel_) declare_panel();
-  declare_channel_rows(problem_, builder_);
   if (problem_.has_residual()) {
     Buffer residual = make_residual(problem_);
     if (contiguous_rows_) join_channels_to_rows(residual);
     residual_ = builder_.buffer(residual);
   }
+}
+
+Nest::Conversion Nest::choose_conversion() const {
+  if (plan_.convert || staged_) return Conversion::none;
+  switch (plan_.products) {
+    case Products::f32:
+      if (problem_.is_int8()) return Conversion::subtract;
+      return problem_.dtype == DataType::f32 ? Conversion::none : Conversion::widen;
+    case Products::bf16:
+      return Conversion::none;
+    case Products::int8:
+      return problem_.dtype == DataType::s8 ? Conversion::flip_sign : Conversion::none;
+  }
+  return Conversion::none;
+}
+
+void Nest::convert_input(Reg x) {
+  if (conversion_ == Conversion::subtract) {
+    builder_.unary(program::Op::to_float, x, x);
+    if (problem_.src_zero_point != 0)
+      builder_.binary(program::Op::sub, x, x,
+                      broadcast_constant(builder_, static_cast<float>(problem_.src_zero_point)),
+                      program::Operand::broadcast_mem);
+  } else if (conversion_ == Conversion::flip_sign) {
+    builder_.binary(program::Op::bit_xor, x, x, broadcast_constant(builder_, 0x80808080u),
+                    program::Operand::broadcast_mem);
+  }
+}
+
+Reg Nest::load_input(const Mem& mem, Reg mask) {
+  const Reg x = builder_.vector();
+  builder_.load(x, mem, mask);
+  if (!panel_) convert_input(x);
+  return x;
+}
+
+Reg Nest::broadcast_input(const Mem& mem) {
+  const Reg x = builder_.vector();
+  builder_.broadcast(x, mem);
+  if (!panel_) convert_input(x);
+  return x;
+}
+
+void Nest::multiply_add(Reg sum, Reg x, Reg weight, Reg mask) {
+  builder_.binary(multiply_op(plan_.products), sum, x, weight, mask);
+}
+
+void Nest::multiply_add(Reg sum, Reg x, const Mem& weight, program::Operand kind, Reg mask) {
+  builder_.binary(multiply_op(plan_.products), sum, x, weight, kind, mask);
+}
+
+void Nest::multiply_add_input(Reg sum, Reg weight, const Mem& x, program::Operand kind, Reg mask) {
+  if (plan_.products != Products::int8)
+    return builder_.binary(multiply_op(plan_.products), sum, weight, x, kind, mask);
+  // Its operands are of different types: the input comes first.
+  const Reg input = builder_.vector();
+  if (kind == program::Operand::broadcast_mem) {
+    builder_.broadcast(input, x);
+  } else {
+    builder_.load(input, x, mask);
+  }
+  multiply_add(sum, input, weight, mask);
+}
+
+void Nest::add_correction(Reg sum, const Mem& correction, program::Operand kind, Reg mask) {
+  builder_.integer(program::Op::add, sum, sum, correction, kind, mask);
 }
 
 void Nest::begin_stage() {
@@ -369,6 +473,7 @@ void Nest::declare_panel() {
     Buffer panel =
         make_tensor(BufferKind::workspace, "panel", Layout::nhwc, packed_.oc_tile, packed_.oc_tile,
                     {outer_[0].most_taps, outer_[1].most_taps, columns});
+    panel.type = panel_type();
     panel.extent[kBatch] = 1;
     panel.batch_axis = -1;
     panel_buffer_ = builder_.buffer(panel);
@@ -380,6 +485,7 @@ void Nest::declare_panel() {
   Buffer panel;
   panel.kind = BufferKind::workspace;
   panel.name = "panel";
+  panel.type = panel_type();
   panel.axes = 5;
   panel.extent = {1, packed_.ic, outer_[0].most_taps, outer_[1].most_taps, pitch};
   panel.stride[kWidth] = 1;
@@ -399,6 +505,17 @@ void Nest::copy_panel() {
     copy_rows(panel_counts_[kind]);
     if (choice) builder_.end_if();
   }
+}
+
+void Nest::activate_input(Reg x, const Affine& channel) {
+  if (plan_.convert || !problem_.input_activation) return;
+  const EpilogueStep& step = *problem_.input_activation;
+  Reg parameter = program::kNone;
+  if (step.parameter_rows() > 0) {
+    parameter = builder_.vector();
+    builder_.broadcast(parameter, input_channel_row(builder_, 0, channel));
+  }
+  emit_activation(builder_, step, std::array{x}, parameter);
 }
 
 /// All channels of all live input rows, `columns` of each.
@@ -424,6 +541,8 @@ void Nest::copy_rows(std::int64_t columns) {
     const Reg mask = c + lanes_ > columns ? tail_mask : program::kNone;
     const Reg x = builder_.vector();
     builder_.load(x, from, mask);
+    convert_input(x);
+    activate_input(x, channel);
     builder_.store(to, x, mask);
   }
   builder_.end_loop();
@@ -457,6 +576,7 @@ void Nest::copy_pixels() {
       const Reg x = builder_.vector();
       builder_.load(x, from,
                     live == lanes_ ? program::kNone : builder_.mask(lane_bits(0, live, lanes_)));
+      convert_input(x);
       builder_.store(to, x);
     }
     builder_.end_loop();

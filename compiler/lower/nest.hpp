@@ -43,12 +43,16 @@ enum TensorAxis : std::uint8_t { kBatch, kChannel, kDepth, kHeight, kWidth };
 
 /// The tensors x and y of a problem, axes as TensorAxis says.
 program::Buffer make_src(const Problem& problem, program::BufferKind kind);
+/// What the plan's kernel reads of x, in words.
+program::Buffer make_kernel_src(const Problem& problem, const Plan& plan);
 program::Buffer make_dst(const Problem& problem, program::BufferKind kind);
 program::Buffer make_residual(const Problem& problem);
-/// What a problem has for each output channel: the bias, and the parameters of its epilogue.
+/// What the user's problem has for each channel: the bias, the parameters of the epilogue and of
+/// the input activation.
 void declare_channel_rows(const Problem& problem, Builder& builder);
 /// A row's element `channel`; lanes go along the channels.
 Mem channel_row(Builder& builder, int row, const Affine& channel);
+Mem input_channel_row(Builder& builder, int row, const Affine& channel);
 /// The staged y of a plan: without the rows that its kernel leaves out.
 program::Buffer make_staged_dst(const Problem& problem, const Plan& plan);
 
@@ -157,6 +161,22 @@ class Nest {
   /// The element of one channel, in all lanes.
   Reg broadcast_row(int row, std::int64_t channel);
 
+  /// Whether what src_address() leads to is what is multiplied, so that it may be an operand.
+  [[nodiscard]] bool multiplies_memory() const { return panel_ || conversion_ == Conversion::none; }
+  /// Inputs as they are multiplied: a vector of them, or one in all lanes.
+  Reg load_input(const Mem& mem, Reg mask);
+  Reg broadcast_input(const Mem& mem);
+  /// sum += x * weight, as the plan's products are.
+  void multiply_add(Reg sum, Reg x, Reg weight, Reg mask = program::kNone);
+  void multiply_add(Reg sum, Reg x, const Mem& weight, program::Operand kind,
+                    Reg mask = program::kNone);
+  /// The same with the input in memory, broadcast or a vector; only if multiplies_memory().
+  void multiply_add_input(Reg sum, Reg weight, const Mem& x, program::Operand kind, Reg mask);
+  /// Whether the weights have a block of corrections: the last of their blocks of ic.
+  [[nodiscard]] bool has_corrections() const { return packed_.has_corrections(); }
+  /// sum += a correction, for a tap that is live.
+  void add_correction(Reg sum, const Mem& correction, program::Operand kind, Reg mask);
+
   /// src at (channel ic of the group, this tap row or relative input row 0 of a tile of several
   /// rows, relative input 0 of the tile).
   [[nodiscard]] AddressId src_address(const Affine& ic);
@@ -176,6 +196,19 @@ class Nest {
   Reg finish(const Mem& dst, std::uint64_t bits, Reg value, const LoadRow& load);
 
  private:
+  /// What a loaded input needs before it is multiplied.
+  enum class Conversion : std::uint8_t {
+    none,
+    widen,      ///< from f16 or bf16, which loads do
+    subtract,   ///< an integer: to float32, the zero point off
+    flip_sign,  ///< s8 to u8, shifted by 128
+  };
+  [[nodiscard]] Conversion choose_conversion() const;
+  void convert_input(Reg x);
+  void activate_input(Reg x, const Affine& channel);
+  [[nodiscard]] program::Type panel_type() const {
+    return plan_.products == Products::f32 ? program::Type::f32 : program::Type::i32;
+  }
   void begin_stage();
   void end_stage();
   void begin_row_body();
@@ -232,6 +265,7 @@ class Nest {
   Tiling tiling_;
   Tiling row_tiling_;
   bool staged_;
+  Conversion conversion_;
   std::array<bool, 2> leaves_out_rows_;  ///< of d and h
   bool rows_by_phase_;
   std::array<OuterAxis, kMaxRank> outer_;  ///< w only with Phases::row

@@ -19,8 +19,8 @@ using program::Op;
 /// Sums of the lanes of up to `lanes` registers, in lane order. Lanes past the last hold anything.
 class LaneSums {
  public:
-  LaneSums(Builder& builder, int lanes)
-      : builder_(builder), lanes_(static_cast<std::size_t>(lanes)) {}
+  LaneSums(Builder& builder, int lanes, bool integers)
+      : builder_(builder), lanes_(static_cast<std::size_t>(lanes)), integers_(integers) {}
 
   Reg sum(const std::vector<Reg>& registers) {
     const auto at = [&](std::size_t i) { return registers[std::min(i, registers.size() - 1)]; };
@@ -49,7 +49,12 @@ class LaneSums {
     builder_.binary(op, d, a, b);
     return d;
   }
-  Reg add(Reg a, Reg b) { return shuffle(Op::add, a, b); }
+  Reg add(Reg a, Reg b) {
+    if (!integers_) return shuffle(Op::add, a, b);
+    const Reg d = builder_.vector();
+    builder_.integer(Op::add, d, a, b);
+    return d;
+  }
   Reg blocks(Reg a, Reg b, int imm) {
     const Reg d = builder_.vector();
     builder_.shuffle128(d, a, b, imm);
@@ -58,6 +63,7 @@ class LaneSums {
 
   Builder& builder_;
   std::size_t lanes_;
+  bool integers_;
 };
 
 class ReductionLanes {
@@ -76,6 +82,7 @@ class ReductionLanes {
 
   void lower_body(const TileBody& body);
   void emit_block(const Mem& src, const Mem& weights, Reg channel_mask);
+  void add_corrections(std::int32_t group_taps);
   void store();
   void store(const Mem& mem, Reg value, std::uint64_t bits, std::size_t first);
   void store_vector(std::size_t first, std::size_t count, Reg sums, std::int64_t live_channels);
@@ -115,9 +122,21 @@ void ReductionLanes::lower_body(const TileBody& body) {
     }
     if (ic % plan_.lanes != 0)
       block(Affine(ic / plan_.lanes), builder_.mask(lane_bits(0, ic % plan_.lanes, plan_.lanes)));
+    if (nest_.has_corrections()) add_corrections(body.group_taps);
     nest_.end_taps();
   }
   store();
+}
+
+/// Of a correction, the first lane holds what the sum of all lanes is to get.
+void ReductionLanes::add_corrections(std::int32_t group_taps) {
+  Mem mem{nest_.weights_address(nest_.packed().ic_blocks(), group_taps), 4, {}};
+  for (const Product& product : live_.products)
+    for (std::size_t j = 0; j < channels(); ++j) {
+      mem.delta[4] = (product.place * plan_.channels + static_cast<std::int32_t>(j)) * plan_.lanes;
+      nest_.add_correction(acc(product.position, j), mem, program::Operand::vector_mem,
+                           program::kNone);
+    }
 }
 
 /// One vector of input channels, all innermost taps. Missing channels are 0 in both operands.
@@ -128,9 +147,7 @@ void ReductionLanes::emit_block(const Mem& src, const Mem& weights, Reg channel_
     if (found != inputs.end()) return found->second;
     Mem mem = src;
     mem.delta[kWidth] = relative;
-    const Reg x = builder_.vector();
-    builder_.load(x, mem, channel_mask);
-    return inputs.emplace(relative, x).first->second;
+    return inputs.emplace(relative, nest_.load_input(mem, channel_mask)).first->second;
   };
   const auto& products = live_.products;
   for (std::size_t begin = 0; begin < products.size();) {
@@ -141,14 +158,14 @@ void ReductionLanes::emit_block(const Mem& src, const Mem& weights, Reg channel_
       mem.delta[4] =
           (products[begin].place * plan_.channels + static_cast<std::int32_t>(j)) * plan_.lanes;
       if (end - begin == 1) {
-        builder_.fma(acc(products[begin].position, j), input(products[begin].input), mem,
-                     program::Operand::vector_mem);
+        nest_.multiply_add(acc(products[begin].position, j), input(products[begin].input), mem,
+                           program::Operand::vector_mem);
         continue;
       }
       const Reg weight = builder_.vector();
       builder_.load(weight, mem);
       for (std::size_t i = begin; i < end; ++i)
-        builder_.fma(acc(products[i].position, j), input(products[i].input), weight);
+        nest_.multiply_add(acc(products[i].position, j), input(products[i].input), weight);
     }
     begin = end;
   }
@@ -156,7 +173,7 @@ void ReductionLanes::emit_block(const Mem& src, const Mem& weights, Reg channel_
 
 void ReductionLanes::store() {
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
-  LaneSums lane_sums(builder_, plan_.lanes);
+  LaneSums lane_sums(builder_, plan_.lanes, plan_.products == convt::Products::int8);
   for (std::size_t first = 0; first < acc_.size(); first += lanes) {
     const std::size_t count = std::min(lanes, acc_.size() - first);
     const auto begin = acc_.begin() + static_cast<std::ptrdiff_t>(first);

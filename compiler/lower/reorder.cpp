@@ -73,9 +73,14 @@ class Reorder {
  public:
   /// `from` and `to` have the axes of TensorAxis, spatial ones in the order given. `places`: of d,
   /// h and w of the to side, where not all are copied; those axes may not be contiguous there.
+  /// `zero_point`: of integers that become float32.
   Reorder(const Buffer& from, AxisOrder from_order, const Buffer& to, AxisOrder to_order, int lanes,
-          Builder& builder, std::array<std::vector<std::int64_t>, kMaxRank> places = {})
-      : lanes_(lanes), builder_(builder), is_far_(is_far(to)) {
+          Builder& builder, std::array<std::vector<std::int64_t>, kMaxRank> places = {},
+          std::int32_t zero_point = 0)
+      : lanes_(lanes),
+        builder_(builder),
+        is_far_(is_far(to)),
+        zero_point_(static_cast<float>(zero_point)) {
     const auto from_strides = strides_in_user_order(from, from_order);
     const auto to_strides = strides_in_user_order(to, to_order);
     std::vector<std::int64_t> extents(1 + kMaxRank, from.extent[kChannel]);
@@ -360,6 +365,14 @@ class Reorder {
   Reg load(const Mem& mem, Reg m) {
     const Reg x = builder_.vector();
     builder_.load(x, mem, m);
+    const auto& buffers = builder_.program().buffers;
+    const bool is_integer =
+        buffers[from_].type == program::Type::s8 || buffers[from_].type == program::Type::u8;
+    if (is_integer && buffers[to_].type == program::Type::f32) {
+      builder_.unary(program::Op::to_float, x, x);
+      builder_.binary(program::Op::sub, x, x, broadcast_constant(builder_, zero_point_),
+                      program::Operand::broadcast_mem);
+    }
     return x;
   }
   void store(const Mem& mem, Reg value, std::int64_t count) {
@@ -444,6 +457,7 @@ class Reorder {
   int lanes_;
   Builder& builder_;
   bool is_far_;
+  float zero_point_;  ///< of integers that become float32
   std::vector<CopiedAxis> axes_;
   Way way_ = Way::copy;
   Run load_, store_;
@@ -457,7 +471,7 @@ void lower_reorder_src(const Problem& problem, const Problem& staged, const Plan
                        Builder& builder) {
   Reorder(make_src(problem, program::BufferKind::src), AxisOrder::dhw,
           make_src(staged, program::BufferKind::staged_src), plan.staging.order, plan.lanes,
-          builder)
+          builder, {}, problem.src_zero_point)
       .lower("reorder_src");
 }
 

@@ -53,6 +53,8 @@ class SpaceLanes {
   void find_rows();
   void find_shifts(const TileBody& body);
   [[nodiscard]] std::size_t count_held_weights() const;
+  void add_corrections(const TileBody& body);
+  Reg product_mask(const TileBody& body, std::size_t phase, std::int32_t shift, std::size_t u);
   void emit_channel(const TileBody& body, const Mem& src, const Mem& weights);
   void emit_row(const TileBody& body, std::int32_t input_row, Mem src, const Mem& weights);
   void prefetch_next_tile(std::int32_t input_row, Mem src);
@@ -203,12 +205,38 @@ void SpaceLanes::lower_body(const TileBody& body) {
             emit_channel(body, src, weights);
           }
         });
+    if (nest_.has_corrections()) add_corrections(body);
     nest_.end_taps();
   }
   const auto sure = static_cast<std::size_t>(nest_.sure_channels());
   store(body, 0, sure);
   if (nest_.tile_channels() != nest_.sure_channels())
     nest_.when_full([&] { store(body, sure, static_cast<std::size_t>(nest_.tile_channels())); });
+}
+
+void SpaceLanes::add_corrections(const TileBody& body) {
+  const Mem weights{nest_.weights_address(nest_.packed().ic_blocks(), body.group_taps), kTapW, {}};
+  for (const Product& row : rows_.products)
+    for (std::size_t phase = 0; phase < body.phases.size(); ++phase)
+      for (const BodyTap& tap : body.phases[phase].taps)
+        for (std::size_t j = 0; j < channels(); ++j) {
+          Mem mem = weights;
+          mem.delta[kTapH] = row.place;
+          mem.delta[kTapW] += tap.place * plan_.channels + static_cast<std::int32_t>(j);
+          for (std::size_t u = 0; u < vectors(); ++u)
+            if (is_live(body, body.phases[phase], tap.shift, u))
+              nest_.add_correction(acc(row.position, j, phase, u), mem,
+                                   program::Operand::broadcast_mem,
+                                   product_mask(body, phase, tap.shift, u));
+        }
+}
+
+/// Only lanes that are stored must not see an input that does not exist.
+Reg SpaceLanes::product_mask(const TileBody& body, std::size_t phase, std::int32_t shift,
+                             std::size_t u) {
+  const std::uint64_t exist = existing_inputs(body, shift, u);
+  const bool safe = (stored_lanes(body.phases[phase], u) & ~exist) == 0;
+  return safe ? program::kNone : mask(exist);
 }
 
 /// What the next tile reads where this one reads `src`, unless this one reads it as well.
@@ -256,8 +284,7 @@ void SpaceLanes::load_inputs(const TileBody& body, std::int32_t shift, const Mem
     if (!needs_input(body, shift, u)) continue;
     Mem mem = src;
     mem.delta[kWidth] = static_cast<std::int32_t>(u) * plan_.lanes - shift;
-    x[u] = builder_.vector();
-    builder_.load(x[u], mem, mask(existing_inputs(body, shift, u)));
+    x[u] = nest_.load_input(mem, mask(existing_inputs(body, shift, u)));
   }
 }
 
@@ -284,14 +311,11 @@ void SpaceLanes::emit_tap(const TileBody& body, std::size_t row, std::size_t pha
     mem.delta[kTapW] += tap.place * plan_.channels + static_cast<std::int32_t>(j);
     const Reg weight = weight_register(mem, live.size());
     for (const std::size_t u : live) {
-      // Only lanes that are stored must not see an input that does not exist.
-      const std::uint64_t exist = existing_inputs(body, tap.shift, u);
-      const bool safe = (stored_lanes(body.phases[phase], u) & ~exist) == 0;
-      const Reg m = safe ? program::kNone : mask(exist);
+      const Reg m = product_mask(body, phase, tap.shift, u);
       if (weight != program::kNone) {
-        builder_.fma(acc(row, j, phase, u), x[u], weight, m);
+        nest_.multiply_add(acc(row, j, phase, u), x[u], weight, m);
       } else {
-        builder_.fma(acc(row, j, phase, u), x[u], mem, program::Operand::broadcast_mem, m);
+        nest_.multiply_add(acc(row, j, phase, u), x[u], mem, program::Operand::broadcast_mem, m);
       }
     }
   }

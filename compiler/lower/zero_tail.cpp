@@ -19,7 +19,7 @@ class ZeroTail {
         dst_(dst),
         lanes_(lanes),
         builder_(builder),
-        epilogue_(problem, builder) {}
+        epilogue_(problem, false, builder) {}
 
   void fill(const Box& box) {
     const bool last = problem_.layout == Layout::nhwc;

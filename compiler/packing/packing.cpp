@@ -1,6 +1,9 @@
 #include "compiler/packing/packing.hpp"
 
 #include <algorithm>
+#include <cstring>
+
+#include "compiler/problem/element.hpp"
 
 namespace convt {
 namespace {
@@ -97,7 +100,9 @@ std::int64_t PackedLayout::offset(std::int64_t group, std::int64_t ic_index, std
 std::size_t PackedLayout::hash() const {
   std::size_t h = 0x636f6e7674706b31u;  // changes when the packed order does
   for (const std::int64_t field : {groups, ic, oc, oc_tile, ic_block, groups_a_tile,
-                                   groups_a_vector, lanes, residues, std::int64_t{residues_outer}})
+                                   groups_a_vector, lanes, residues, std::int64_t{residues_outer},
+                                   channels, channels_a_word, static_cast<std::int64_t>(canonical),
+                                   std::int64_t{rounds_to_bf16}, std::int64_t{zero_point}})
     h = mix(h, field);
   for (const std::int32_t r : residue) h = mix(h, r);
   for (std::size_t axis = 0; axis < kernel.size(); ++axis) {
@@ -109,23 +114,82 @@ std::size_t PackedLayout::hash() const {
   return h;
 }
 
-void pack_weights(const PackedLayout& layout, const float* canonical, float* packed) {
-  const std::int64_t real = layout.groups * layout.ic * layout.oc * layout.kernel[0] *
-                            layout.kernel[1] * layout.kernel[2];
-  if (real != layout.elements()) std::fill_n(packed, layout.elements(), 0.0f);
+namespace {
+
+/// Where a layout keeps one canonical weight.
+struct Place {
+  std::int64_t word;
+  std::int64_t within;      ///< the word
+  std::int64_t correction;  ///< word of its tap and output channel
+};
+
+/// emit(place) for each canonical weight, in canonical order: [group][ic][oc][tap].
+template <class Emit>
+void for_each_weight(const PackedLayout& layout, Emit&& emit) {
   const std::vector<TapPlace> taps = tap_places(layout);
-  // Canonical order: [group][ic][oc][tap].
   for (std::int64_t group = 0; group < layout.groups; ++group) {
-    for (std::int64_t ic = 0; ic < layout.ic; ++ic) {
+    for (std::int64_t channel = 0; channel < layout.channels; ++channel) {
+      const std::int64_t ic = channel / layout.channels_a_word;
+      const std::int64_t within = channel % layout.channels_a_word;
       for (std::int64_t oc = 0; oc < layout.oc; ++oc) {
         // offset() is a sum of a tap's, an ic's and a (group, oc)'s part, so one call serves all
         // taps.
-        const std::int64_t first =
-            layout.offset(group, 0, oc, 0, 0, 0) - taps[0].offset + ic % layout.ic_block;
-        for (const TapPlace& tap : taps)
-          packed[first + tap.offset + ic / layout.ic_block * tap.ic_block_step] = *canonical++;
+        const std::int64_t first = layout.offset(group, 0, oc, 0, 0, 0) - taps[0].offset;
+        for (const TapPlace& tap : taps) {
+          const std::int64_t block0 = first + tap.offset;
+          emit(Place{block0 + ic % layout.ic_block + ic / layout.ic_block * tap.ic_block_step,
+                     within, block0 + layout.ic_blocks() * tap.ic_block_step});
+        }
       }
     }
+  }
+}
+
+void pack_floats(const PackedLayout& layout, const void* canonical, float* packed) {
+  const bool rounds = layout.rounds_to_bf16;
+  if (layout.canonical == DataType::f32 && !rounds) {
+    const auto* weights = static_cast<const float*>(canonical);
+    return for_each_weight(layout, [&](const Place& place) { packed[place.word] = *weights++; });
+  }
+  std::int64_t next = 0;
+  for_each_weight(layout, [&](const Place& place) {
+    const double weight = load_element(layout.canonical, canonical, next++);
+    packed[place.word] = static_cast<float>(rounds ? round_to(kBfloat16, weight) : weight);
+  });
+}
+
+void pack_bf16(const PackedLayout& layout, const void* canonical, std::uint16_t* packed) {
+  std::int64_t next = 0;
+  for_each_weight(layout, [&](const Place& place) {
+    packed[2 * place.word + place.within] =
+        encode_bf16(load_element(layout.canonical, canonical, next++));
+  });
+}
+
+void pack_int8(const PackedLayout& layout, const std::int8_t* canonical, std::int32_t* packed) {
+  auto* bytes = reinterpret_cast<std::int8_t*>(packed);
+  for_each_weight(layout, [&](const Place& place) {
+    const std::int8_t weight = *canonical++;
+    bytes[4 * place.word + place.within] = weight;
+    if (layout.has_corrections()) packed[place.correction] -= layout.zero_point * weight;
+  });
+}
+
+}  // namespace
+
+void pack_weights(const PackedLayout& layout, const void* canonical, void* packed) {
+  const std::int64_t real = layout.groups * layout.channels * layout.oc * layout.kernel[0] *
+                            layout.kernel[1] * layout.kernel[2];
+  if (real != layout.elements() * layout.channels_a_word)
+    std::memset(packed, 0, static_cast<std::size_t>(layout.elements()) * 4);
+  switch (layout.channels_a_word) {
+    case 1:
+      return pack_floats(layout, canonical, static_cast<float*>(packed));
+    case 2:
+      return pack_bf16(layout, canonical, static_cast<std::uint16_t*>(packed));
+    default:
+      return pack_int8(layout, static_cast<const std::int8_t*>(canonical),
+                       static_cast<std::int32_t*>(packed));
   }
 }
 

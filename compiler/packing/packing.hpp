@@ -11,6 +11,11 @@
 // lanes; residues of the stride in the lanes (residues > 0) make [tap row] of the tap of w and put
 // (oc, residue) or (residue, oc) in the lanes, up to whole vectors.
 //
+// Places are words of 32 bits: one float32, or what two bf16 or four s8 weights of neighbouring
+// input channels make; `ic` counts words. With s8 and a zero point z of the input, one more block
+// of ic follows the others: in it stand int32, -z times the sum of the weights over all input
+// channels, which a kernel adds for each tap that is live.
+//
 // The taps of an axis are ordered by phase (see compiler/problem/phases.hpp), so that the taps of
 // one phase are consecutive. A tap group is the set of w taps (or tap rows) that one micro-kernel
 // body multiplies for each input channel. Places past the last channel hold 0, and so do residues
@@ -30,8 +35,13 @@ namespace convt {
 
 struct PackedLayout {
   std::int64_t groups = 1;
-  std::int64_t ic = 1;             ///< input channels a group
-  std::int64_t oc = 1;             ///< output channels a group
+  std::int64_t ic = 1;        ///< words of input channels a group
+  std::int64_t channels = 1;  ///< input channels a group
+  std::int64_t channels_a_word = 1;
+  DataType canonical = DataType::f32;  ///< of the canonical weights
+  bool rounds_to_bf16 = false;         ///< weights that stay float32, too
+  std::int32_t zero_point = 0;         ///< of the input as multiplied
+  std::int64_t oc = 1;                 ///< output channels a group
   std::int64_t oc_tile = 1;        ///< output channels a tile (lanes a tile with groups_a_tile > 1)
   std::int64_t ic_block = 1;       ///< input channels side by side
   std::int64_t groups_a_tile = 1;  ///< small groups that share a tile
@@ -57,7 +67,12 @@ struct PackedLayout {
   [[nodiscard]] std::int64_t group_blocks() const {
     return (groups + groups_a_tile - 1) / groups_a_tile;
   }
-  [[nodiscard]] std::int64_t padded_ic() const { return (ic + ic_block - 1) / ic_block * ic_block; }
+  [[nodiscard]] std::int64_t ic_blocks() const { return (ic + ic_block - 1) / ic_block; }
+  [[nodiscard]] bool has_corrections() const { return zero_point != 0; }
+  /// Whole blocks, that of the corrections among them.
+  [[nodiscard]] std::int64_t padded_ic() const {
+    return (ic_blocks() + (has_corrections() ? 1 : 0)) * ic_block;
+  }
   /// Taps of w that stand apart.
   [[nodiscard]] std::int64_t w_taps() const {
     return std::accumulate(w_groups.begin(), w_groups.end(), std::int64_t{0});
@@ -66,8 +81,8 @@ struct PackedLayout {
   [[nodiscard]] std::int64_t tile_lanes() const {
     return residues == 0 ? oc_tile : (oc_tile * residues + lanes - 1) / lanes * lanes;
   }
-  [[nodiscard]] std::int64_t elements() const;
-  /// Element index of weight (group, ic, oc, kd, kh, kw) of the canonical order; ic and oc count
+  [[nodiscard]] std::int64_t elements() const;  ///< words
+  /// Place of word (group, ic, oc, kd, kh, kw) of the canonical order; ic (words) and oc count
   /// within the group.
   [[nodiscard]] std::int64_t offset(std::int64_t group, std::int64_t ic_index,
                                     std::int64_t oc_index, std::int64_t kd, std::int64_t kh,
@@ -75,8 +90,8 @@ struct PackedLayout {
   [[nodiscard]] std::size_t hash() const;
 };
 
-/// Moves canonical weights (Cin, Cout/g, K...) into `packed` (layout.elements() floats, every one
-/// written).
-void pack_weights(const PackedLayout& layout, const float* canonical, float* packed);
+/// Moves canonical weights (Cin, Cout/g, K...) of type layout.canonical into `packed`
+/// (layout.elements() words, 4-byte aligned, every one written).
+void pack_weights(const PackedLayout& layout, const void* canonical, void* packed);
 
 }  // namespace convt

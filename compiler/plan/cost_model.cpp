@@ -63,13 +63,21 @@ struct BodyCounts : StepCounts {
   int registers = 0;
 };
 
+/// Instructions that make an input what is multiplied, its load included.
+double input_instructions(const Problem& problem, const Plan& plan) {
+  if (plan.convert || plan.staging.used || plan.panel) return 1;
+  if (problem.is_int8())
+    return plan.products == Products::f32 ? 3 : problem.dtype == DataType::s8 ? 2 : 1;
+  return plan.products == Products::f32 && problem.dtype != DataType::f32 ? 2 : 1;
+}
+
 /// Live multiplies of (phase, tap) pairs; `inputs` counts the distinct inputs they read.
-struct Products {
+struct TileProducts {
   double count = 0, inputs = 0, taps = 0, longest_chain = 0, positions = 0;
 };
 
-Products count_products(const TileBody& body) {
-  Products products;
+TileProducts count_products(const TileBody& body) {
+  TileProducts products;
   std::int32_t low = body.input_end, high = body.input_begin;
   for (const BodyPhase& phase : body.phases) {
     const std::int32_t positions = phase.valid_end - phase.valid_begin;
@@ -93,7 +101,7 @@ Products count_products(const TileBody& body) {
 }
 
 BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
-  Products products = count_products(body);
+  TileProducts products = count_products(body);
   products.positions *= plan.images;
   products.count *= plan.images;
   products.inputs *= plan.images;
@@ -102,7 +110,7 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   counts.accumulators = static_cast<int>(products.positions * vectors);
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs + products.taps * vectors;
+  counts.loads = products.inputs * input_instructions(problem, plan) + products.taps * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers =
       counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
@@ -126,7 +134,7 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
 }
 
 /// `rows`: of axis h. `registers`: of the target.
-BodyCounts count_space_lanes(const Plan& plan, const Products& rows, const TileBody& body,
+BodyCounts count_space_lanes(const Plan& plan, const TileProducts& rows, const TileBody& body,
                              std::int64_t stride, int registers) {
   BodyCounts counts;
   const double j = plan.channels;
@@ -191,13 +199,13 @@ double reduced_line_cycles(const Problem& problem, const Target& target) {
 
 BodyCounts count_reduction_lanes(const Problem& problem, const Target& target, const Plan& plan,
                                  const TileBody& body) {
-  const Products products = count_products(body);
+  const TileProducts products = count_products(body);
   const double j = plan.channels;
   BodyCounts counts;
   counts.accumulators = static_cast<int>(products.positions * j);
   counts.fmas = products.count * j;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs + products.taps * j;
+  counts.loads = products.inputs * input_instructions(problem, plan) + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
   counts.stalls = products.inputs * reduced_line_cycles(problem, target);
   const double phases = static_cast<double>(body.phases.size());
@@ -253,7 +261,7 @@ double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
 /// Of the taps that the body spells out.
 StepCounts count_group_step(const Problem& problem, const Plan& plan, const TileBody& body,
                             bool in_loop) {
-  const Products products = count_products(body);
+  const TileProducts products = count_products(body);
   const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
   const double split = plan.panel || problem.src_pitch() % plan.lanes == 0 ? 0 : kSplit;
   const double inputs = std::min(products.inputs, products.count);
@@ -378,7 +386,7 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
 }
 
 BodyCounts count_body(const Problem& problem, const Target& target, const Plan& plan,
-                      const Products& rows, const TileBody& body) {
+                      const TileProducts& rows, const TileBody& body) {
   switch (plan.family) {
     case Family::channel_lanes:
       return count_channel_lanes(problem, plan, body);
@@ -397,7 +405,7 @@ BodyCounts count_body(const Problem& problem, const Target& target, const Plan& 
 
 /// The row tiles of one body, over all of d and h.
 struct RowTiles {
-  Products products;
+  TileProducts products;
   double tiles = 0;
   double tap_rows = 0;  ///< live taps of d (and of h, if a tile is one row) of all these tiles
 };
@@ -643,7 +651,9 @@ PlanCost estimate_block_cost(const Problem& problem, const Target& target, const
       const BodyCounts& counts = bodies.back();
       // Without mask registers, masks and the temporaries of merging take vector registers.
       const int for_masks = target.mask_registers == 0 ? 3 : 0;
-      cost.vector_registers = std::max(cost.vector_registers, counts.registers + for_masks);
+      cost.vector_registers =
+          std::max({cost.vector_registers, counts.registers + for_masks,
+                    counts.accumulators + epilogue_registers(problem) + for_masks});
       const double reduction =
           counts.fmas + counts.loads - counts.extra_slots + counts.trip.fmas + counts.trip.loads;
       cost.code_bytes += kBytesPerInstruction * (unrolled_steps(problem, plan, ic) * reduction +
@@ -699,7 +709,21 @@ double roofline_cycles(const Problem& problem, const Target& target) {
   return std::max(fmas / kFmaPerCycle, bytes / memory_rate(target, bytes));
 }
 
+/// Copying x to words of what is multiplied.
+double convert_cycles(const Problem& problem, const Target& target, const Plan& plan) {
+  const double elements =
+      static_cast<double>(problem.input_spatial()) * static_cast<double>(problem.in_channels);
+  const double per_vector = problem.dtype == DataType::f32 && plan.products == Products::f32 ? 2
+                            : problem.math_mode == MathMode::bf16                            ? 6
+                                                                                             : 3;
+  const double bytes = elements * static_cast<double>(element_bytes(problem.dtype) +
+                                                      4 / channels_a_word(plan.products));
+  return elements / plan.lanes * per_vector / 2 +
+         kStagedTraffic * bytes / memory_rate(target, bytes);
+}
+
 double estimate_staging_cycles(const Problem& problem, const Target& target, const Plan& plan) {
+  if (plan.convert) return convert_cycles(problem, target, plan);
   if (!plan.staging.used) return 0;
   const auto axes = spatial_axes(problem);
   const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];

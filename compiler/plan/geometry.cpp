@@ -134,7 +134,33 @@ std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order) {
   return {0, 1, 2};
 }
 
+bool has_words(const Problem& problem, Products products) {
+  const std::int64_t word = channels_a_word(products);
+  if (problem.input_activation || problem.math_mode == MathMode::bf16) return false;
+  if (word == 1) return true;
+  return problem.layout == Layout::nhwc && problem.ic_per_group() % word == 0 &&
+         problem.src_pitch() % word == 0;
+}
+
+bool has_exact_sums(const Problem& problem) {
+  std::int64_t terms = problem.ic_per_group();
+  for (const Axis& axis : problem.axes) {
+    std::size_t most = 0;
+    for (const Phase& phase : make_phases(axis)) most = std::max(most, phase.taps.size());
+    terms *= static_cast<std::int64_t>(most);
+  }
+  constexpr std::int64_t kLargestProduct = 255 * 128, kExact = std::int64_t{1} << 24;
+  return terms <= kExact / kLargestProduct;
+}
+
 Problem compute_problem(const Problem& problem, const Plan& plan) {
+  if (plan.convert || plan.products != Products::f32) {
+    Problem computed = with_canonical_layout(problem);
+    const std::int64_t word = channels_a_word(plan.products);
+    computed.in_channels = problem.groups * ((problem.ic_per_group() + word - 1) / word);
+    computed.src_channel_pitch = plan.convert ? 0 : problem.src_pitch() / word;
+    return computed;
+  }
   if (!plan.staging.used) return with_canonical_layout(problem);
   Problem staged = problem;
   const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
@@ -170,6 +196,16 @@ int held_weights(const Plan& plan, int accumulators, int registers) {
   // AVX2 keeps masks and broadcast operands in vector registers too.
   const int spare = plan.lanes == 16 ? 2 : 5;
   return std::max(0, registers - accumulators - plan.positions - spare);
+}
+
+int epilogue_registers(const Problem& problem) {
+  int registers = problem.bias || problem.is_int8() ? 1 : 0;
+  for (const EpilogueStep& step : problem.epilogue) {
+    // A row's register for each of its rows; activations compute in a few more.
+    const bool is_affine = step.kind == StepKind::scale_shift || step.kind == StepKind::add;
+    registers = std::max(registers, step.parameter_rows() + (is_affine ? 1 : kActivationRegisters));
+  }
+  return registers;
 }
 
 int interleave_registers(std::int64_t phases) {
@@ -273,6 +309,9 @@ Tiling make_row_tiling(const Problem& problem, const Plan& plan) {
 
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan) {
   PackedLayout layout = make_compute_layout(compute_problem(problem, plan), plan);
+  layout.channels = problem.ic_per_group();
+  layout.canonical = problem.is_int8() ? DataType::s8 : problem.dtype;
+  layout.rounds_to_bf16 = problem.math_mode == MathMode::bf16;
   const std::array<std::size_t, kMaxRank> places = axes_in_order(plan.staging.order);
   const std::array<std::size_t, kMaxRank> order = spatial_order(problem);
   for (std::size_t a = 0; a < kMaxRank; ++a) layout.axis_order[a] = order[places[a]];
@@ -286,6 +325,9 @@ PackedLayout make_compute_layout(const Problem& problem, const Plan& plan) {
   layout.oc = problem.oc_per_group();
   layout.oc_tile = plan.channels;
   layout.lanes = plan.lanes;
+  layout.channels_a_word = channels_a_word(plan.products);
+  if (plan.products == Products::int8)
+    layout.zero_point = problem.src_zero_point + (problem.dtype == DataType::s8 ? 128 : 0);
   if (plan.family == Family::reduction_lanes) layout.ic_block = plan.lanes;
   if (plan.family == Family::group_lanes) {
     layout.groups_a_vector = groups_a_vector(problem, plan.lanes);

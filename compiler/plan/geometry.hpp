@@ -26,9 +26,16 @@ Problem with_canonical_layout(Problem problem);
 /// Which of d, h, w stands at each place of an order.
 std::array<std::size_t, kMaxRank> axes_in_order(AxisOrder order);
 
-/// What the plan's kernel computes: `problem` in its canonical layout, or as staged. The functions
-/// below that take a problem and a plan mean this one.
+/// What the plan's kernel computes: `problem` in its canonical layout, or as staged, its input
+/// channels counted in words. The functions below that take a problem and a plan mean this one.
 Problem compute_problem(const Problem& problem, const Plan& plan);
+
+/// Whether words of `products` can be read from x as it is: whole words of each group, side by
+/// side, and nothing to be done to them but what the families do (see Nest::load_input).
+bool has_words(const Problem& problem, Products products);
+
+/// Whether float32 holds all sums of u8 and s8 products exactly.
+bool has_exact_sums(const Problem& problem);
 
 /// Whether any axis has a zero tail.
 bool has_zero_tail(const Problem& problem);
@@ -46,6 +53,9 @@ int held_weights(const Plan& plan, int accumulators, int registers);
 
 /// 1 for 1.
 std::int64_t largest_prime_factor(std::int64_t count);
+
+/// Registers that the epilogue takes beside the sums.
+int epilogue_registers(const Problem& problem);
 
 /// Permutes for each vector that comes out of interleaving `phases` registers.
 int interleave_steps(std::int64_t phases, int lanes);
@@ -69,6 +79,9 @@ std::int64_t input_pitch(const Problem& problem);
 
 /// Tap lanes: positions q whose outputs share a vector, where those of one take at most half.
 int positions_abreast(const Problem& problem, const Plan& plan);
+
+/// Registers that the vector code of an activation takes beside its values and parameters.
+inline constexpr int kActivationRegisters = 4;
 
 /// Tap lanes of a tile.
 inline constexpr std::int64_t kMaxTapLanes = 2048;

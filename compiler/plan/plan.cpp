@@ -28,6 +28,7 @@ constexpr std::array<IntField, 8> kIntFields{{{"lanes", &Plan::lanes, 1, true},
                                               {"tap_unroll", &Plan::tap_unroll, 0, false},
                                               {"run", &Plan::run, 1, false}}};
 
+constexpr std::array<const char*, 3> kProducts{"f32", "bf16", "int8"};
 constexpr std::array<const char*, 3> kAxisOrders{"dhw", "dwh", "hwd"};
 
 template <std::size_t N>
@@ -93,6 +94,8 @@ std::string Plan::to_text() const {
   if (prefetch) add("prefetch", "1");
   if (panel) add("panel", "1");
   if (staging.used) add("staging", staging_text(staging));
+  if (products != usual.products) add("products", kProducts[static_cast<std::size_t>(products)]);
+  if (convert) add("convert", "1");
   return text;
 }
 
@@ -118,9 +121,17 @@ Result<Plan> parse_plan(std::string_view text) {
       plan.rows_by_phase = value == "phase";
       continue;
     }
-    if (key == "prefetch" || key == "panel") {
+    if (key == "prefetch" || key == "panel" || key == "convert") {
       if (value != "0" && value != "1") return bad("expected 0 or 1, got", word);
-      (key == "panel" ? plan.panel : plan.prefetch) = value == "1";
+      (key == "panel"     ? plan.panel
+       : key == "convert" ? plan.convert
+                          : plan.prefetch) = value == "1";
+      continue;
+    }
+    if (key == "products") {
+      const int products = find_name(kProducts, value);
+      if (products < 0) return bad("products must be f32, bf16 or int8, got", value);
+      plan.products = static_cast<Products>(products);
       continue;
     }
     if (key == "staging") {

@@ -44,6 +44,19 @@ struct Staging {
   bool operator==(const Staging&) const = default;
 };
 
+/// What is multiplied. Channels of a group that one multiply-add takes together stand side by side
+/// in a word of 32 bits; the kernel counts words where it would count channels.
+enum class Products : std::uint8_t {
+  f32,   ///< one float32 a word; other types are converted
+  bf16,  ///< two
+  int8,  ///< four: u8 inputs (s8 is shifted by 128), s8 weights, sums in int32
+};
+
+/// Channels a word.
+constexpr std::int64_t channels_a_word(Products products) {
+  return products == Products::int8 ? 4 : products == Products::bf16 ? 2 : 1;
+}
+
 struct Plan {
   Family family = Family::channel_lanes;
   int lanes = 16;
@@ -72,6 +85,10 @@ struct Plan {
   /// a tile. The last images of a batch, if fewer, go one by one.
   int images = 1;
   Staging staging;
+  Products products = Products::f32;
+  /// A first stage copies x to words of what is multiplied, the input activation applied; otherwise
+  /// the kernel reads x as it is, and converts what it loads.
+  bool convert = false;
   bool operator==(const Plan&) const = default;
 
   /// "channel_lanes phases=one lanes=16 channels=64 positions=6 ic_unroll=2 rows=phase": what has

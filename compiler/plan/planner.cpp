@@ -26,10 +26,10 @@ constexpr std::int64_t kFewVectors = 6;  // tap lanes: of a tile of more channel
 
 class Planner {
  public:
-  /// `problem` is the user's.
+  /// `problem` is the user's; `base` has the staging, products and conversion of all candidates.
   Planner(const Problem& problem, const Target& target, const PlanOptions& options,
-          const Staging& staging)
-      : base_(base_plan(target, staging)),
+          const Plan& base)
+      : base_(base),
         problem_(compute_problem(problem, base_)),
         target_(target),
         batch_(options.expected_batch),
@@ -43,18 +43,12 @@ class Planner {
     if (problem_.layout == Layout::nchw) add_space_lanes();
     if (problem_.layout == Layout::nhwc) {
       add_reduction_lanes();
-      add_group_lanes();
+      if (base_.products == Products::f32) add_group_lanes();
     }
     return std::move(found_);
   }
 
  private:
-  static Plan base_plan(const Target& target, const Staging& staging) {
-    Plan plan;
-    plan.lanes = target.lanes;
-    plan.staging = staging;
-    return plan;
-  }
   void add_channel_lanes();
   void add_space_lanes();
   void add_with_row_panel(Plan plan);
@@ -68,6 +62,10 @@ class Planner {
   [[nodiscard]] std::vector<int> tap_lanes_channels() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   bool add(Plan plan);
+  /// The input activation is applied to panels, if not to a converted copy.
+  [[nodiscard]] bool needs_panel() const {
+    return problem_.input_activation.has_value() && !base_.convert;
+  }
   const Tiling& tiling(const Plan& plan);
   [[nodiscard]] int panel_run(const Plan& plan) const;
   [[nodiscard]] std::int64_t reach() const;
@@ -120,6 +118,13 @@ int Planner::choose_unroll(double products_a_channel) const {
 
 /// Whether it fits the registers.
 bool Planner::add(Plan plan) {
+  if (needs_panel()) {
+    const bool can = (plan.family == Family::channel_lanes || plan.family == Family::space_lanes) &&
+                     plan.phases != Phases::row && plan.tile_rows == 1 && plan.images == 1;
+    if (!can) return true;
+    plan.panel = true;
+    plan.run = panel_run(plan);
+  }
   plan.rows_by_phase = weight_bytes(plan) > target_.l2_bytes / 4;
   // Tiles of several rows go through much new input at a time, which shows even where images fit
   // L2.
@@ -232,7 +237,7 @@ void Planner::add_space_lanes() {
 /// Space lanes: as it is, and with a panel of input rows.
 void Planner::add_with_row_panel(Plan plan) {
   add(plan);
-  if (problem_.ic_per_group() < 4) return;
+  if (problem_.ic_per_group() < 4 || needs_panel()) return;
   plan.panel = true;
   plan.run = panel_run(plan);
   add(plan);
@@ -408,23 +413,55 @@ std::vector<Staging> other_orders(const Problem& problem) {
   return orders;
 }
 
+/// The ways to multiply the problem's types: candidates differ in products and conversion.
+std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
+  Plan base;
+  base.lanes = target.lanes;
+  std::vector<Plan> bases;
+  const auto add = [&](Products products) {
+    base.products = products;
+    for (const bool convert : {false, true}) {
+      base.convert = convert;
+      const bool is_plain = products == Products::f32 && problem.dtype == DataType::f32;
+      const bool panel = problem.input_activation && products == Products::f32 &&
+                         problem.math_mode == MathMode::strict && problem.layout == Layout::nchw;
+      if (convert ? !is_plain || !has_words(problem, products)
+                  : has_words(problem, products) || panel)
+        bases.push_back(base);
+    }
+  };
+  const bool bf16 = problem.dtype == DataType::bf16 || problem.math_mode == MathMode::bf16;
+  if (!problem.is_int8() || has_exact_sums(problem)) add(Products::f32);
+  if (bf16 && target.dot_bf16) add(Products::bf16);
+  if (problem.is_int8()) add(Products::int8);
+  return bases;
+}
+
 /// All candidates, best first.
 std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const Target& target,
                                                    const PlanOptions& options) {
-  std::vector<PlanReport::Candidate> candidates =
-      Planner(problem, target, options, {}).candidates();
+  std::vector<PlanReport::Candidate> candidates;
+  const auto add = [&](const Plan& base) {
+    auto more = Planner(problem, target, options, base).candidates();
+    candidates.insert(candidates.end(), more.begin(), more.end());
+  };
+  const std::vector<Plan> bases = type_bases(problem, target);
+  for (const Plan& base : bases) add(base);
   const auto is_faster = [](const auto& a, const auto& b) {
     return a.predicted_us < b.predicted_us;
   };
   const auto best = std::min_element(candidates.begin(), candidates.end(), is_faster);
   const double limit_us = roofline_cycles(problem, target) / kCyclesPerMicrosecond;
-  if (best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us) {
+  const bool is_slow =
+      best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us;
+  const bool can_stage = !problem.input_activation && problem.math_mode == MathMode::strict &&
+                         (!problem.is_int8() || has_exact_sums(problem));
+  if (is_slow && can_stage) {
     for (const Staging& staging : other_orders(problem)) {
-      Plan staged_plan;
-      staged_plan.staging = staging;
-      if (!keeps_order(compute_problem(problem, staged_plan))) continue;
-      auto staged = Planner(problem, target, options, staging).candidates();
-      candidates.insert(candidates.end(), staged.begin(), staged.end());
+      Plan staged;
+      staged.lanes = target.lanes;
+      staged.staging = staging;
+      if (keeps_order(compute_problem(problem, staged))) add(staged);
     }
   }
   std::stable_sort(candidates.begin(), candidates.end(), is_faster);

@@ -19,6 +19,8 @@ struct Target {
   std::int64_t l1_bytes = 32 * 1024;
   std::int64_t l2_bytes = 512 * 1024;
   std::int64_t l3_bytes = 8 * 1024 * 1024;
+  bool dot_bf16 = false;
+  bool dot_u8s8 = false;
   bool operator==(const Target&) const = default;
 
   [[nodiscard]] std::string to_text() const;  ///< "avx512 l1=48K l2=1M l3=32M"
