@@ -2,6 +2,7 @@
 #include "compiler/problem/phases.hpp"
 
 #include <gtest/gtest.h>
+#include <algorithm>
 
 #include <set>
 #include <string>
@@ -95,10 +96,12 @@ testing::AssertionResult phases_agree(const Axis& axis) {
 
 testing::AssertionResult counts_agree(const Axis& axis) {
   std::int64_t pairs = 0;
+  std::int64_t most = 0;
   std::set<std::int64_t> inputs;
   std::set<std::int64_t> taps;
   for (const std::set<Pair>& received : scatter(axis)) {
     pairs += static_cast<std::int64_t>(received.size());
+    most = std::max(most, static_cast<std::int64_t>(received.size()));
     for (const Pair& pair : received) {
       inputs.insert(pair.i);
       taps.insert(pair.k);
@@ -107,13 +110,13 @@ testing::AssertionResult counts_agree(const Axis& axis) {
   const auto input_count = static_cast<std::int64_t>(inputs.size());
   const auto tap_count = static_cast<std::int64_t>(taps.size());
   if (live_tap_count(axis) == pairs && live_inputs(axis) == input_count &&
-      live_kernel(axis) == tap_count) {
+      live_kernel(axis) == tap_count && most_live_taps(axis) == most) {
     return testing::AssertionSuccess();
   }
   return testing::AssertionFailure()
          << text(axis) << ": expected " << pairs << " pairs, " << input_count << " inputs, "
-         << tap_count << " taps, got " << live_tap_count(axis) << ", " << live_inputs(axis) << ", "
-         << live_kernel(axis);
+         << tap_count << " taps, " << most << " at most, got " << live_tap_count(axis) << ", "
+         << live_inputs(axis) << ", " << live_kernel(axis) << ", " << most_live_taps(axis);
 }
 
 ::testing::AssertionResult reaches_what_scatter_reaches(const Axis& axis) {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "compiler/problem/checked_math.hpp"
@@ -134,6 +135,188 @@ INSTANTIATE_TEST_SUITE_P(
                 kTooLarge, "full length"}),
     [](const auto& refusal) { return refusal.param.name; });
 
+/// dcgan() with what most of the refusals below spoil.
+void make_int8(Problem* p) {
+  p->dtype = DataType::u8;
+  p->dst_dtype = DataType::s8;
+}
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+INSTANTIATE_TEST_SUITE_P(
+    Types, ValidateRefuses,
+    testing::Values(
+        Refusal{"dst_dtype_unknown", [](Problem* p) { p->dst_dtype = static_cast<DataType>(9); },
+                kInvalid, "dst_dtype has no known value, got 9"},
+        Refusal{"math_mode_unknown", [](Problem* p) { p->math_mode = static_cast<MathMode>(9); },
+                kInvalid, "math_mode has no known value, got 9"},
+        Refusal{"f32_to_f16", [](Problem* p) { p->dst_dtype = DataType::f16; }, kInvalid,
+                "dst_dtype must be f32 with dtype f32, got f16"},
+        Refusal{"f16_to_bf16",
+                [](Problem* p) { p->dtype = DataType::f16, p->dst_dtype = DataType::bf16; },
+                kInvalid, "dst_dtype must be f32 or f16 with dtype f16, got bf16"},
+        Refusal{"bf16_to_u8",
+                [](Problem* p) { p->dtype = DataType::bf16, p->dst_dtype = DataType::u8; },
+                kInvalid, "dst_dtype must be f32 or bf16 with dtype bf16, got u8"},
+        Refusal{"s8_to_f16",
+                [](Problem* p) { p->dtype = DataType::s8, p->dst_dtype = DataType::f16; }, kInvalid,
+                "dst_dtype must be f32, s8 or u8 with dtype s8, got f16"},
+        Refusal{"math_mode_of_bf16",
+                [](Problem* p) {
+                  p->dtype = DataType::bf16;
+                  p->math_mode = MathMode::bf16;
+                },
+                kInvalid, "math_mode must be strict with dtype bf16, got bf16"},
+        Refusal{"src_zero_point_of_f32", [](Problem* p) { p->src_zero_point = 3; }, kInvalid,
+                "src_zero_point must be 0 with dtype f32, got 3"},
+        Refusal{"dst_zero_point_of_f32", [](Problem* p) { p->dst_zero_point = -3; }, kInvalid,
+                "dst_zero_point must be 0 with dst_dtype f32, got -3"},
+        Refusal{"src_zero_point_of_u8", [](Problem* p) { make_int8(p), p->src_zero_point = 256; },
+                kInvalid, "src_zero_point must be from 0 to 255 with dtype u8, got 256"},
+        Refusal{"dst_zero_point_of_s8", [](Problem* p) { make_int8(p), p->dst_zero_point = -129; },
+                kInvalid, "dst_zero_point must be from -128 to 127 with dst_dtype s8, got -129"},
+        Refusal{"dst_scale_of_f32", [](Problem* p) { p->dst_scale = 0.5f; }, kInvalid,
+                "dst_scale must be 1 with dst_dtype f32, got 0.5"},
+        Refusal{"dst_scale_zero", [](Problem* p) { make_int8(p), p->dst_scale = 0; }, kInvalid,
+                "dst_scale must be from 2^-126 to 2^126, got 0"},
+        Refusal{"dst_scale_negative", [](Problem* p) { make_int8(p), p->dst_scale = -2; }, kInvalid,
+                "dst_scale must be from 2^-126 to 2^126, got -2"},
+        Refusal{"dst_scale_infinite", [](Problem* p) { make_int8(p), p->dst_scale = kInf; },
+                kInvalid, "dst_scale must be from 2^-126 to 2^126, got inf"},
+        Refusal{"dst_scale_nan", [](Problem* p) { make_int8(p), p->dst_scale = kNaN; }, kInvalid,
+                "dst_scale must be from 2^-126 to 2^126, got nan"},
+        Refusal{"int8_sums", [](Problem* p) { make_int8(p), p->in_channels = 16449; }, kTooLarge,
+                "sums of 65796 products (in_channels/groups x live taps) may overflow 32 bits: at "
+                "most 65793 with dtype u8 and src_zero_point 0"},
+        Refusal{"int8_sums_of_s8",
+                [](Problem* p) { make_int8(p), p->dtype = DataType::s8, p->in_channels = 12032; },
+                kTooLarge, "sums of 48128 products"},
+        Refusal{"bytes_of_bf16",
+                [](Problem* p) {
+                  p->dtype = p->dst_dtype = DataType::bf16;
+                  p->axes[0].output = 1 << 22, p->axes[1].output = 1 << 10;
+                  p->out_channels = 1 << 8;
+                },
+                kTooLarge, "output tensor of 256 x 4194304 x 1024 elements of 2 bytes"},
+        Refusal{"residual_bytes",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::add, 1}};
+                  p->residual_channel_pitch = std::int64_t{1} << 36;
+                },
+                kTooLarge, "residual of 68719476736 x 8 x 8 elements of 4 bytes"}),
+    [](const auto& refusal) { return refusal.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    Steps, ValidateRefuses,
+    testing::Values(
+        Refusal{"too_many", [](Problem* p) { p->epilogue.assign(kMaxSteps + 1, {StepKind::relu}); },
+                kInvalid, "epilogue must have at most 8 steps, got 9"},
+        Refusal{"two_adds",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::add, 1}, {StepKind::relu}, {StepKind::add, 1}};
+                },
+                kInvalid, "epilogue[2]: add must be there at most once"},
+        Refusal{"kind", [](Problem* p) { p->epilogue = {{static_cast<StepKind>(77)}}; }, kInvalid,
+                "epilogue[0] has no known value, got 77"},
+        Refusal{"nan",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::elu, kNaN}};
+                },
+                kInvalid, "epilogue[0] (elu): alpha must be finite, got nan"},
+        Refusal{"infinite",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::add, 1, kInf}};
+                },
+                kInvalid, "epilogue[0] (add): beta must be finite, got inf"},
+        Refusal{"clip_nan",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::clip, kNaN, 1}};
+                },
+                kInvalid, "epilogue[0] (clip): alpha must be a number, got nan"},
+        Refusal{"clip_order",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::clip, 2, 1}};
+                },
+                kInvalid, "epilogue[0] (clip): alpha must be at most beta, got 2 and 1"},
+        Refusal{"unused",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::relu, 1}};
+                },
+                kInvalid, "epilogue[0] (relu): alpha must be 0, as it is not used, got 1"},
+        Refusal{"unused_beta",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::elu, 1, 3}};
+                },
+                kInvalid, "epilogue[0] (elu): beta must be 0, as it is not used, got 3"},
+        Refusal{"residual_pitch_alone", [](Problem* p) { p->residual_channel_pitch = 256; },
+                kInvalid, "residual_channel_pitch must be 0 without the step add, got 256"},
+        Refusal{"residual_pitch",
+                [](Problem* p) {
+                  p->epilogue = {{StepKind::add, 1}};
+                  p->residual_channel_pitch = 255;
+                },
+                kInvalid, "residual_channel_pitch must be at least 256, got 255"},
+        Refusal{"input_activation",
+                [](Problem* p) { p->input_activation = EpilogueStep{StepKind::relu}; }, kInvalid,
+                "input_activation must be leaky_relu or snake, got relu"},
+        Refusal{"input_activation_constant",
+                [](Problem* p) {
+                  p->input_activation = EpilogueStep{StepKind::leaky_relu, kInf};
+                },
+                kInvalid, "input_activation (leaky_relu): alpha must be finite, got inf"},
+        Refusal{"input_activation_of_int8",
+                [](Problem* p) {
+                  make_int8(p), p->input_activation = EpilogueStep{StepKind::leaky_relu, 0.1f};
+                },
+                kInvalid, "input_activation must be none with dtype u8, got leaky_relu:0.1"}),
+    [](const auto& refusal) { return refusal.param.name; });
+
+TEST(Validate, AcceptsTypesThatGoTogether) {
+  using T = DataType;
+  const std::pair<T, T> pairs[] = {{T::f32, T::f32},  {T::f16, T::f16},   {T::f16, T::f32},
+                                   {T::bf16, T::f32}, {T::bf16, T::bf16}, {T::s8, T::f32},
+                                   {T::s8, T::s8},    {T::s8, T::u8},     {T::u8, T::f32},
+                                   {T::u8, T::s8},    {T::u8, T::u8}};
+  for (const auto& [dtype, dst_dtype] : pairs) {
+    Problem problem = dcgan();
+    problem.dtype = dtype;
+    problem.dst_dtype = dst_dtype;
+    EXPECT_TRUE(validate(problem).ok()) << validate(problem).error().message;
+  }
+  Problem problem = dcgan();
+  problem.epilogue = {{StepKind::clip, -kInf, kInf}};
+  EXPECT_TRUE(validate(problem).ok());
+}
+
+TEST(Validate, CountsOnlyTermsThatMeetInAnOutput) {
+  Problem problem = dcgan();
+  make_int8(&problem);
+  problem.in_channels = 16384;  // times 4 of 16 taps
+  EXPECT_TRUE(validate(problem).ok()) << validate(problem).error().message;
+}
+
+TEST(Problem, TextFormOfTypesAndSteps) {
+  Problem problem = dcgan();
+  const std::string head = "r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 ";
+  problem.epilogue = {{StepKind::relu}, {StepKind::clip, 0, 6}};
+  EXPECT_EQ(problem.to_text(), head + "f32 nchw xp0 yp0 post=relu,clip:0:6");
+  problem.math_mode = MathMode::bf16;
+  problem.input_activation = EpilogueStep{StepKind::leaky_relu, 0.1f};
+  problem.epilogue = {{StepKind::add, 1}};
+  problem.residual_channel_pitch = 300;
+  EXPECT_EQ(problem.to_text(),
+            head + "f32 nchw xp0 yp0 math=bf16 rp=300 act=leaky_relu:0.1 post=add");
+  problem = dcgan();
+  problem.dtype = DataType::u8;
+  EXPECT_EQ(problem.to_text(), head + "u8 nchw xp0 yp0");
+  problem.dst_dtype = DataType::s8;
+  problem.src_zero_point = 128;
+  problem.dst_zero_point = -3;
+  problem.dst_scale = 0.05f;
+  EXPECT_EQ(problem.to_text(), head + "u8 nchw xp0 yp0 dst=s8 xz=128 yz=-3 ys=0.05");
+}
+
 // Tensors that are each legal can still make more multiply-adds than 64 bits hold.
 TEST(Validate, RefusesMultiplyAddsThatOverflow) {
   Problem problem;
@@ -212,9 +395,21 @@ TEST(ParseProblem, Refuses) {
   EXPECT_EQ(message(good, "k4x4", "k4"), "problem text: 'k' needs one value an axis");
   EXPECT_EQ(message(good, "k4x4", "k4x4x4"), "problem text: 'k' needs one value an axis");
   EXPECT_EQ(message(good, "bias0", "bias2"), "problem text: 'bias' must be 0 or 1");
-  EXPECT_EQ(message(good, "f32", "f16"), "problem text: 'dtype' must be f32");
+  EXPECT_EQ(message(good, "f32", "f64"), "problem text: 'dtype' must be f32, f16, bf16, s8 or u8");
   EXPECT_EQ(message(good, "nchw", "hwcn"), "problem text: 'layout' must be nchw or nhwc");
-  EXPECT_EQ(message(good, "yp0", "yp0 more"), "problem text: 'yp' must be the last word");
+  EXPECT_EQ(message(good, "yp0", "yp0 more"), "problem text: 'more' is no word that may follow");
+  EXPECT_EQ(message(good, "yp0", "yp0 post=relu dst=f32"),
+            "problem text: 'dst=f32' is no word that may follow");
+  EXPECT_EQ(message(good, "yp0", "yp0 post=relu,nonsense"),
+            "problem text: 'nonsense' step 'nonsense': unknown");
+  EXPECT_EQ(message(good, "yp0", "yp0 post="), "problem text: '' step '': unknown");
+  EXPECT_EQ(message(good, "yp0", "yp0 xz=99999999999"), "problem text: 'xz=' is out of range");
+  EXPECT_EQ(message(good, "yp0", "yp0 yz=1x"), "problem text: 'yz=' has trailing characters");
+  EXPECT_EQ(message(good, "yp0", "yp0 ys=nan"), "problem text: 'ys=' must be followed by a number");
+  EXPECT_EQ(message(good, "yp0", "yp0 dst=f64"),
+            "problem text: 'dst=' must be followed by f32, f16, bf16, s8 or u8");
+  EXPECT_EQ(message(good, "yp0", "yp0 math=f16"), "problem text: 'math=' must be followed by bf16");
+  EXPECT_EQ(message(good, "yp0", "yp0 dst=u8"), "dst_dtype must be f32 with dtype f32, got u8");
   EXPECT_EQ(message(good, " yp0", ""), "problem text: 'yp' expected, got ''");
   EXPECT_EQ(message(good, "s2x2", "s2x0"), "stride must be at least 1, got 0 (axis 1, width)");
   EXPECT_FALSE(parse_problem("").ok());
@@ -244,6 +439,34 @@ std::vector<Problem> neighbours() {
   add([](Problem* p) { p->layout = Layout::nhwc; });
   add([](Problem* p) { p->src_channel_pitch = 512; });
   add([](Problem* p) { p->dst_channel_pitch = 512; });
+  for (const DataType type : {DataType::f16, DataType::bf16}) {
+    add([=](Problem* p) { p->dtype = type; });
+    add([=](Problem* p) { p->dtype = p->dst_dtype = type; });
+  }
+  for (const DataType type : {DataType::s8, DataType::u8}) {
+    for (const DataType dst : {DataType::f32, DataType::s8, DataType::u8}) {
+      add([=](Problem* p) { p->dtype = type, p->dst_dtype = dst; });
+    }
+    add([=](Problem* p) { p->dtype = type, p->src_zero_point = 5; });
+    add([=](Problem* p) { p->dtype = p->dst_dtype = type, p->dst_zero_point = 5; });
+    add([=](Problem* p) { p->dtype = p->dst_dtype = type, p->dst_scale = 0.1f; });
+  }
+  add([](Problem* p) { p->math_mode = MathMode::bf16; });
+  add([](Problem* p) { p->input_activation = EpilogueStep{StepKind::leaky_relu, 0}; });
+  add([](Problem* p) { p->input_activation = EpilogueStep{StepKind::leaky_relu, 0.1f}; });
+  add([](Problem* p) { p->input_activation = EpilogueStep{StepKind::snake}; });
+  for (int kind = 0; kind < kStepKinds; ++kind) {
+    add([=](Problem* p) { p->epilogue = {{static_cast<StepKind>(kind)}}; });
+  }
+  add([](Problem* p) { p->epilogue = {{StepKind::clip, 0, 6}}; });
+  add([](Problem* p) { p->epilogue = {{StepKind::clip, -6, 6}}; });
+  add([](Problem* p) { p->epilogue = {{StepKind::relu}, {StepKind::tanh}}; });
+  add([](Problem* p) { p->epilogue = {{StepKind::tanh}, {StepKind::relu}}; });
+  add([](Problem* p) { p->epilogue = {{StepKind::relu}, {StepKind::relu}}; });
+  add([](Problem* p) {
+    p->epilogue = {{StepKind::add}};
+    p->residual_channel_pitch = 256;
+  });
   return problems;
 }
 

@@ -63,6 +63,20 @@ std::int64_t live_tap_count(const Axis& axis) {
   return count;
 }
 
+std::int64_t most_live_taps(const Axis& axis) {
+  std::int64_t most = 0;
+  for (const Phase& phase : make_phases(axis)) {
+    // At the last position at which a tap is live, most of the later ones are.
+    for (const Tap& tap : phase.taps) {
+      const std::int64_t q = std::min(tap.shift + axis.input, phase.q_end) - 1;
+      if (q >= std::max(tap.shift, phase.q_begin)) {
+        most = std::max(most, live_taps(phase, axis, q).count);
+      }
+    }
+  }
+  return most;
+}
+
 namespace {
 
 /// visit(begin, end) for the ranges of positions q of a phase that have a live tap, ascending.

@@ -70,6 +70,9 @@ InputRange live_inputs_of_tap(const Axis& axis, std::int64_t k);
 /// The (input, tap) pairs of the axis that reach an output outside the zero tail. O(K).
 std::int64_t live_tap_count(const Axis& axis);
 
+/// The most taps that are live at one output outside the zero tail. O(S + K log K).
+std::int64_t most_live_taps(const Axis& axis);
+
 /// The outputs outside the zero tail that at least one (input, tap) pair reaches: their count in
 /// O(S + K), and all of them, ascending.
 std::int64_t reached_output_count(const Axis& axis);

@@ -62,5 +62,7 @@ struct EpilogueStep {
 Result<EpilogueStep> parse_step(std::string_view text);
 
 const char* to_string(StepKind kind);
+/// How many of `alpha` and `beta` the kind has a use for: 0, 1 or 2.
+int step_constants(StepKind kind);
 
 }  // namespace convt

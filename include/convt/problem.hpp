@@ -115,15 +115,19 @@ struct Problem {
   [[nodiscard]] std::int64_t live_macs() const;
 
   /// One line, for messages, keys and logs; parse_problem() reads it back. For example
-  /// "r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 f32 nchw xp0 yp0".
+  /// "r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 f32 nchw xp0 yp0". Then what has
+  /// not its usual value: "dst=u8" (usual: default_dst_dtype()), "math=bf16", "rp=96" (pitch of the
+  /// residual), "act=leaky_relu:0.1" (input activation), "post=add,relu", "xz=128", "yz=-3" (zero
+  /// points), "ys=0.05" (dst_scale).
   [[nodiscard]] std::string to_text() const;
 };
 
 /// Checks every field and every derived size. The message names parameter, value and axis. Errors:
 /// invalid_argument for what makes no sense (lengths below 1, crop_begin below 0, zero_tail beyond
 /// the output, channels that groups do not divide, a pitch below the channels, axes set past the
-/// rank); unsupported beyond a limit (kernel and stride 2^20, other lengths and channels 2^40, each
-/// tensor below 2^40 bytes, live_macs() in 64 bits).
+/// rank, types that do not go together, constants that a step has not); unsupported beyond a limit
+/// (kernel and stride 2^20, other lengths and channels 2^40, each tensor below 2^40 bytes,
+/// live_macs() in 64 bits, sums of int8 products in 32 bits).
 Status validate(const Problem& problem);
 
 /// Checks a batch for a valid Problem: not negative (invalid_argument), and the whole tensors below
@@ -141,5 +145,9 @@ const char* to_string(DataType type);
 const char* to_string(MathMode mode);
 /// Bytes of one element.
 std::int64_t element_bytes(DataType type);
+/// The usual type of y where x has `type`: the same, but f32 for s8 and u8.
+DataType default_dst_dtype(DataType type);
+/// Of the weights where x has `type`: the same, but s8 for u8.
+DataType weights_dtype(DataType type);
 
 }  // namespace convt
