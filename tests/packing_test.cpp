@@ -49,7 +49,7 @@ PackedLayout random_layout(std::mt19937& random) {
   const auto below = [&](int limit) { return static_cast<std::int64_t>(random() % limit) + 1; };
   PackedLayout layout;
   layout.groups = below(3);
-  layout.ic = below(5);
+  layout.ic = layout.channels = below(5);
   layout.oc = below(40);
   layout.oc_tile = below(20);
   layout.kernel = {below(3), below(4), below(7)};
@@ -111,7 +111,7 @@ TEST(PackedLayout, FillsItsPlacesWhenTilesAreFull) {
     PackedLayout layout = random_layout(random);
     if (layout.groups_a_tile > 1 || layout.residues > 0) continue;
     layout.oc = 3 * layout.oc_tile;
-    layout.ic = 2 * layout.ic_block;
+    layout.ic = layout.channels = 2 * layout.ic_block;
     EXPECT_EQ(layout.elements(), weight_count(layout));
   }
 }
@@ -119,7 +119,7 @@ TEST(PackedLayout, FillsItsPlacesWhenTilesAreFull) {
 TEST(PackedLayout, FollowsTheDocumentedOrder) {
   PackedLayout layout;
   layout.groups = 2;
-  layout.ic = 3;
+  layout.ic = layout.channels = 3;
   layout.oc = 6;
   layout.oc_tile = 4;
   layout.kernel = {2, 2, 3};
@@ -141,7 +141,7 @@ TEST(PackedLayout, FollowsTheDocumentedOrder) {
 
 TEST(PackedLayout, PutsInputChannelsIntoLanes) {
   PackedLayout layout;
-  layout.ic = 6;
+  layout.ic = layout.channels = 6;
   layout.oc = 2;
   layout.oc_tile = 2;
   layout.ic_block = 4;
