@@ -159,7 +159,7 @@ TEST(PackedLayout, PutsInputChannelsIntoLanes) {
 TEST(PackedLayout, PutsSmallGroupsIntoOneTile) {
   PackedLayout layout;
   layout.groups = 7;
-  layout.ic = 2;
+  layout.ic = layout.channels = 2;
   layout.oc = 3;
   layout.lanes = 8;
   layout.groups_a_vector = 2;  // two groups of 3 channels in 8 lanes
@@ -179,7 +179,7 @@ TEST(PackedLayout, PutsSmallGroupsIntoOneTile) {
 
 TEST(PackedLayout, PutsResiduesIntoLanes) {
   PackedLayout layout;
-  layout.ic = 2;
+  layout.ic = layout.channels = 2;
   layout.oc = 3;
   layout.oc_tile = 2;
   layout.kernel = {1, 1, 5};

@@ -39,6 +39,8 @@ Plan random_plan(std::mt19937& random) {
   plan.images = 1 + below(16);
   if (below(2) == 0)
     plan.staging = {true, static_cast<Layout>(below(2)), static_cast<AxisOrder>(below(3))};
+  plan.products = static_cast<Products>(below(3));
+  plan.convert = below(2) == 0;
   return plan;
 }
 
@@ -58,7 +60,7 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
   for (int i = 0; i < 2'000; ++i) {
     const Plan a = random_plan(random);
     Plan b = a;
-    switch (random() % 13) {
+    switch (random() % 15) {
       case 0:
         b.family = static_cast<Family>((static_cast<int>(a.family) + 1) % 5);
         break;
@@ -95,6 +97,12 @@ TEST(PlanText, DifferentPlansHaveDifferentTexts) {
       case 11:
         b.staging = {true, a.staging.layout, AxisOrder::hwd};
         if (b.staging == a.staging) b.staging.order = AxisOrder::dwh;
+        break;
+      case 12:
+        b.products = static_cast<Products>((static_cast<int>(a.products) + 1) % 3);
+        break;
+      case 13:
+        b.convert = !a.convert;
         break;
       default:
         b.panel = !a.panel;

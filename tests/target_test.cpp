@@ -49,11 +49,15 @@ TEST(Target, Text) {
   target.l2_bytes = 1024 * 1024;
   target.l3_bytes = 1500;
   EXPECT_EQ(target.to_text(), "avx512 l1=48K l2=1M l3=1500");
+  target.dot_u8s8 = true;
+  EXPECT_EQ(target.to_text(), "avx512+vnni l1=48K l2=1M l3=1500");
+  target.dot_bf16 = true;
+  EXPECT_EQ(target.to_text(), "avx512+bf16+vnni l1=48K l2=1M l3=1500");
 }
 
 TEST(Target, EveryFieldCounts) {
   const Target target = generic_target(Isa::avx2);
-  std::vector<Target> others(7, target);
+  std::vector<Target> others(9, target);
   others[0].isa = Isa::scalar;
   others[1].lanes = 4;
   others[2].vector_registers = 8;
@@ -61,6 +65,8 @@ TEST(Target, EveryFieldCounts) {
   others[4].l1_bytes += 1;
   others[5].l2_bytes += 1;
   others[6].l3_bytes += 1;
+  others[7].dot_bf16 = true;
+  others[8].dot_u8s8 = true;
   for (const Target& other : others) {
     EXPECT_FALSE(other == target);
     EXPECT_NE(hash_value(other), hash_value(target));
@@ -84,18 +90,33 @@ TEST(Target, TheHostRunsItsOwnAndLesserCode) {
   EXPECT_FALSE(host_can_run(generic_target(Isa::scalar)));  // only the interpreter runs it
 }
 
-// ---- CONVT_MAX_ISA is read once a process, so each case asks a process of its own.
+TEST(Target, FeaturesOfTheHostAreItsOwn) {
+  const Target& host = host_target();
+  EXPECT_FALSE(generic_target(Isa::avx512).dot_bf16);
+  EXPECT_FALSE(generic_target(Isa::avx512).dot_u8s8);
+  if (host.isa != Isa::avx512) GTEST_SKIP() << "no AVX-512 here";
+  Target other = host;
+  other.dot_bf16 = other.dot_u8s8 = false;
+  EXPECT_TRUE(host_can_run(other));
+  other.dot_bf16 = other.dot_u8s8 = true;
+  EXPECT_EQ(host_can_run(other), host.dot_bf16 && host.dot_u8s8);
+}
+
+// ---- CONVT_MAX_ISA and CONVT_DISABLE are read once a process, so each case asks a process of its
+// own.
 
 TEST(TargetHelper, DISABLED_PrintHost) {
+  std::printf("target %s\n", host_target().to_text().c_str());
   std::printf("host %s, can run avx2 %d avx512 %d\n", to_string(host_target().isa),
               host_can_run(generic_target(Isa::avx2)), host_can_run(generic_target(Isa::avx512)));
 }
 
-/// What that helper prints under CONVT_MAX_ISA=cap.
-std::string output_under(const std::string& cap) {
+/// What that helper prints under CONVT_MAX_ISA=cap, CONVT_DISABLE=disabled.
+std::string output_under(const std::string& cap, const std::string& disabled = "") {
   std::array<char, 4096> self{};
   if (readlink("/proc/self/exe", self.data(), self.size() - 1) < 0) return "no /proc/self/exe";
-  const std::string command = "CONVT_MAX_ISA='" + cap + "' '" + self.data() +
+  const std::string command = "CONVT_DISABLE='" + disabled + "' CONVT_MAX_ISA='" + cap + "' '" +
+                              self.data() +
                               "' --gtest_also_run_disabled_tests"
                               " --gtest_filter='TargetHelper.*' 2>&1";
   FILE* pipe = popen(command.c_str(), "r");
@@ -126,6 +147,22 @@ TEST(MaxIsa, NeverRaisesIt) {
   EXPECT_TRUE(contains(uncapped, "host ")) << uncapped;
   const std::size_t from = uncapped.find("host "), end = uncapped.find('\n', from);
   EXPECT_TRUE(contains(avx512, uncapped.substr(from, end - from))) << avx512;
+}
+
+TEST(MaxIsa, TakesTheFeaturesWithIt) {
+  EXPECT_FALSE(contains(output_under("avx2"), "target avx2+"));
+}
+
+TEST(Disable, LeavesFeaturesOut) {
+  const std::string all = output_under("");
+  EXPECT_FALSE(contains(output_under("", "bf16"), "+bf16"));
+  EXPECT_EQ(contains(output_under("", "bf16"), "+vnni"), contains(all, "+vnni"));
+  EXPECT_FALSE(contains(output_under("", "vnni"), "+vnni"));
+  EXPECT_FALSE(contains(output_under("", "vnni,bf16"), "+"));
+}
+
+TEST(Disable, ReportsWhatItDoesNotKnow) {
+  EXPECT_TRUE(contains(output_under("", "bf16,amx"), "knows bf16 and vnni, not 'amx'"));
 }
 
 TEST(MaxIsa, AMistypedCapIsReported) {

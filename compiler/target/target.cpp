@@ -1,11 +1,17 @@
 #include "compiler/target/target.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
+
+#include <array>
 #endif
+
+#include "compiler/target/float_formats.hpp"
 
 namespace convt {
 namespace {
@@ -61,6 +67,71 @@ Isa detect_isa() {
   return has(features, kAvx512) && has(states, kZmmState) ? Isa::avx512 : Isa::avx2;
 }
 
+// Lanes that decide whether vdpbf16ps is the one of float_formats.hpp.
+constexpr std::size_t kTrials = 4096;
+using Words = std::array<std::uint32_t, kTrials>;
+
+/// sums[i] += the products of a[i] and b[i].
+__attribute__((target("avx512f,avx512bf16"))) void dot_bf16_instruction(const Words& a,
+                                                                        const Words& b,
+                                                                        Words& sums) {
+  for (std::size_t i = 0; i < kTrials; i += 16) {
+    const __m512 sum =
+        _mm512_dpbf16_ps(_mm512_loadu_ps(&sums[i]), (__m512bh)_mm512_loadu_si512(&a[i]),
+                         (__m512bh)_mm512_loadu_si512(&b[i]));
+    _mm512_storeu_ps(&sums[i], sum);
+  }
+}
+
+/// Words of all kinds: any bits, numbers near 1, near the least normal one, denormals, specials.
+std::uint32_t trial_word(std::uint32_t& state, std::size_t i) {
+  state = state * 1664525u + 1013904223u;
+  const std::uint32_t any = state ^ state >> 15;
+  switch (i / 16 % 8) {
+    case 0:
+      return any;
+    case 1:
+      return (any & 0x81ff81ff) | 0x00800000;  // products of these vanish
+    case 2:
+      return (any & 0x80ff80ff) | 0x1f801f80;  // products near the least normal number
+    case 3:
+      return (any & 0x807f807f) | ((i & 1) != 0 ? 0x7f803f80 : 0x3f807f80);
+    default:
+      return (any & 0x83ff83ff) | 0x3c003c00;
+  }
+}
+
+bool same_number(std::uint32_t a, std::uint32_t b) {
+  constexpr std::uint32_t kInfinity = 0x7f800000, kSize = 0x7fffffff;
+  return a == b || ((a & kSize) > kInfinity && (b & kSize) > kInfinity);
+}
+
+bool dot_bf16_rounds_as_expected() {
+  static Words a, b, before, after;
+  std::uint32_t state = 1;
+  for (std::size_t i = 0; i < kTrials; ++i) {
+    a[i] = trial_word(state, i);
+    b[i] = trial_word(state, i);
+    before[i] = trial_word(state, i);
+  }
+  after = before;
+  dot_bf16_instruction(a, b, after);
+  for (std::size_t i = 0; i < kTrials; ++i) {
+    if (!same_number(dot_bf16(a[i], b[i], before[i]), after[i])) return false;
+  }
+  return true;
+}
+
+/// What there is beyond AVX-512's common part.
+void detect_features(Target& target) {
+  constexpr unsigned kVnni = 1u << 11;  // leaf 7, ecx
+  constexpr unsigned kBf16 = 1u << 5;   // leaf 7, subleaf 1, eax
+  if (target.isa != Isa::avx512) return;
+  target.dot_u8s8 = has(cpuid(7).ecx, kVnni);
+  const bool has_subleaf = cpuid(7).eax >= 1;
+  target.dot_bf16 = has_subleaf && has(cpuid(7, 1).eax, kBf16) && dot_bf16_rounds_as_expected();
+}
+
 /// The leaf that lists caches: Intel's 4, or AMD's with the same format. 0: none.
 unsigned cache_leaf() {
   constexpr unsigned kAmdTopology = 1u << 22, kAmdCaches = 0x8000001d;
@@ -102,6 +173,7 @@ void detect_caches(Target& target) {
 
 Isa detect_isa() { return Isa::scalar; }
 void detect_caches(Target&) {}
+void detect_features(Target&) {}
 
 #endif
 
@@ -117,11 +189,31 @@ Isa isa_cap() {
   return Isa::avx512;
 }
 
+/// Takes away what CONVT_DISABLE lists.
+void disable_features(Target& target) {
+  const char* text = std::getenv("CONVT_DISABLE");
+  std::string_view rest = text == nullptr ? "" : text;
+  while (!rest.empty()) {
+    const std::string_view name = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), name.size() + 1));
+    if (name == "bf16") {
+      target.dot_bf16 = false;
+    } else if (name == "vnni") {
+      target.dot_u8s8 = false;
+    } else {
+      std::fprintf(stderr, "convt: CONVT_DISABLE knows bf16 and vnni, not '%s'\n",
+                   std::string(name).c_str());
+    }
+  }
+}
+
 Target detect() {
   const Isa cap = isa_cap();
   const Isa isa = detect_isa();
   Target target = shape_of(isa < cap ? isa : cap);
   detect_caches(target);
+  detect_features(target);
+  disable_features(target);
   return target;
 }
 
@@ -136,8 +228,9 @@ std::string bytes_text(std::int64_t bytes) {
 }  // namespace
 
 std::string Target::to_text() const {
-  return std::string(to_string(isa)) + " l1=" + bytes_text(l1_bytes) +
-         " l2=" + bytes_text(l2_bytes) + " l3=" + bytes_text(l3_bytes);
+  const std::string features = std::string(dot_bf16 ? "+bf16" : "") + (dot_u8s8 ? "+vnni" : "");
+  return to_string(isa) + features + " l1=" + bytes_text(l1_bytes) + " l2=" + bytes_text(l2_bytes) +
+         " l3=" + bytes_text(l3_bytes);
 }
 
 std::size_t hash_value(const Target& target) {
@@ -153,6 +246,7 @@ std::size_t hash_value(const Target& target) {
   mix(target.l1_bytes);
   mix(target.l2_bytes);
   mix(target.l3_bytes);
+  mix((target.dot_bf16 ? 1 : 0) + (target.dot_u8s8 ? 2 : 0));
   return static_cast<std::size_t>(hash);
 }
 
@@ -193,7 +287,10 @@ const char* to_string(Isa isa) {
 }
 
 bool host_can_run(const Target& target) {
-  return target.isa != Isa::scalar && target.isa <= host_target().isa;
+  const Target& host = host_target();
+  const bool has_features =
+      (host.dot_bf16 || !target.dot_bf16) && (host.dot_u8s8 || !target.dot_u8s8);
+  return target.isa != Isa::scalar && target.isa <= host.isa && has_features;
 }
 
 }  // namespace convt

@@ -19,28 +19,30 @@ struct Target {
   std::int64_t l1_bytes = 32 * 1024;
   std::int64_t l2_bytes = 512 * 1024;
   std::int64_t l3_bytes = 8 * 1024 * 1024;
-  bool dot_bf16 = false;
-  bool dot_u8s8 = false;
+  bool dot_bf16 = false;  ///< AVX512_BF16; this flag and the next only with Isa::avx512
+  bool dot_u8s8 = false;  ///< AVX512_VNNI
   bool operator==(const Target&) const = default;
 
-  [[nodiscard]] std::string to_text() const;  ///< "avx512 l1=48K l2=1M l3=32M"
+  [[nodiscard]] std::string to_text() const;  ///< "avx512+bf16+vnni l1=48K l2=1M l3=32M"
 };
 
 std::size_t hash_value(const Target& target);
 
 /// The machine this runs on, capped by the environment variable CONVT_MAX_ISA (scalar, avx2,
-/// avx512), which is read once. An ISA counts only when the operating system saves its registers.
-/// Machines below AVX2 get a Target of 8 lanes that only the interpreter runs.
+/// avx512) and without the features that CONVT_DISABLE lists ("bf16,vnni"); both are read once. An
+/// ISA counts only when the operating system saves its registers.
+/// Machines below AVX2 get a Target of 8 lanes that only the interpreter runs. Target::dot_bf16 is
+/// left out where the instruction rounds otherwise than compiler/target/float_formats.hpp says.
 const Target& host_target();
 
-/// A generic machine with that ISA and common cache sizes.
+/// A generic machine with that ISA and common cache sizes, without features beyond it.
 Target generic_target(Isa isa);
 
 Result<Isa> parse_isa(std::string_view name);
 const char* to_string(Isa isa);
 
-/// Whether this process can execute machine code for `target`, CONVT_MAX_ISA respected. Never for
-/// Isa::scalar: there is no machine code for it.
+/// Whether this process can execute machine code for `target`, CONVT_MAX_ISA and CONVT_DISABLE
+/// respected. Never for Isa::scalar: there is no machine code for it.
 bool host_can_run(const Target& target);
 
 }  // namespace convt
