@@ -204,7 +204,7 @@ Plan arbitrary_plan(std::mt19937& random) {
   if (random() % 4 == 0) {
     plan.staging = {true, static_cast<Layout>(random() % 2), static_cast<AxisOrder>(random() % 3)};
   }
-  if (random() % 4 == 0) plan.products = static_cast<Products>(random() % 3);
+  if (random() % 16 == 0) plan.products = static_cast<Products>(random() % 3);
   plan.convert = random() % 4 == 0;
   return plan;
 }
