@@ -1,0 +1,520 @@
+#include "compiler/lower/activation.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace convt::lowering {
+namespace {
+
+using program::Builder;
+using program::Mem;
+using program::Op;
+using program::Operand;
+using program::Reg;
+
+// Notation: exp(x) = 2^n * exp(r) with n = x / ln 2 rounded and |r| <= ln(2) / 2.
+//
+// n comes of adding a large number, kRound, whose ulp is 1: the sum's low bits are n, and shifted
+// left by 23 they are the exponent of 2^n. A bias added to kRound goes along: 127 makes 2^n itself,
+// 256 more sets the sign bit.
+
+constexpr float kRound = 0x1.8p23f;
+constexpr int kBias = 127, kSign = 256;
+
+constexpr float kLog2e = 0x1.715476p0f;
+constexpr float kLn2 = 0x1.62e43p-1f;
+// ln 2 in two parts, the first so short that its product with n is exact.
+constexpr float kLn2High = 0x1.62e4p-1f;
+constexpr float kLn2Low = 0x1.7f7d1cp-20f;
+
+/// exp(r), |r| <= ln(2) / 2: relative error 3.2e-9.
+constexpr float kExp[] = {1.0f,          1.0f,           0x1.fffffcp-2f, 0x1.555492p-3f,
+                          0x1.5558bp-5f, 0x1.12398ep-7f, 0x1.6a4d6p-10f};
+/// (exp(r) - 1) / r, there: relative error 1.4e-8.
+constexpr float kExpm1[] = {1.0f,           0x1.fffffep-2f, 0x1.5554b4p-3f,
+                            0x1.5556f2p-5f, 0x1.12254ap-7f, 0x1.6b9c68p-10f};
+/// log(1 + e) / e, 0 <= e <= 1: relative error 5.3e-9.
+constexpr float kLog1p[] = {1.0f,           -0x1.ffffd2p-2f, 0x1.554ddp-2f,  -0x1.ff23e8p-3f,
+                            0x1.934b6ep-3f, -0x1.3a43ep-3f,  0x1.b4b094p-4f, -0x1.d6b75ep-5f,
+                            0x1.49211cp-6f, -0x1.af5e2p-9f};
+/// sin(r) / r in r^2, |r| <= pi / 2: absolute error of sin 5.6e-9.
+constexpr float kSin[] = {1.0f, -0x1.55554cp-3f, 0x1.110ed4p-7f, -0x1.9f6ecap-13f, 0x1.5d9d2ap-19f};
+/// Phi(-z) * exp(z^2 / 2), Phi the normal distribution, 0 <= z <= 14.5: numerator and denominator,
+/// relative error 1.6e-8.
+constexpr float kTailNumerator[] = {0.5f, 0x1.c0d06p-2f, 0x1.7743f6p-3f, 0x1.4cde0ap-5f,
+                                    0x1.0dc43p-8f};
+constexpr float kTailDenominator[] = {1.0f,           0x1.acaa6p0f,   0x1.33d73cp0f,
+                                      0x1.e0bce2p-2f, 0x1.a136b6p-4f, 0x1.52191cp-7f};
+
+// gelu_tanh: v / (1 + exp(-w)), w = c*v*(v^2 + k) with k = 1 / 0.044715 and
+// c = 2 * sqrt(2 / pi) * 0.044715. In units of 1 / c, ln 2 is g.
+constexpr float kCubicHigh = 0x1.65d26p4f;  ///< k: a multiple of 2^-15, see gelu_tanh()
+constexpr float kCubicLow = -0x1.226128p-20f;
+constexpr float kCubicLn2High = 0x1.36dap3f;           ///< g: short, as kLn2High
+constexpr float kCubicLn2LowShare = -0x1.187b66p-19f;  ///< the rest of g, divided by kCubicLn2High
+constexpr float kCubicLog2e = 0x1.a5a7dp-4f;           ///< 1 / g
+constexpr float kCubicLn2HighInverse = 0x1.a5a796p-4f;
+/// exp(c*r), |r| <= g / 2: relative error 4e-9.
+constexpr float kCubicExp[] = {1.0f,
+                               0x1.2444f4p-4f,
+                               0x1.4dad5ep-9f,
+                               0x1.fbec7ap-15f,
+                               0x1.21ef82p-20f,
+                               0x1.0a7772p-26f,
+                               0x1.98183ep-33f};
+
+using Coefficients = std::vector<float>;
+
+/// The polynomial of scale * x, times scale^extra.
+template <std::size_t N>
+Coefficients scaled(const float (&coefficients)[N], float scale, int extra = 0) {
+  Coefficients result(coefficients, coefficients + N);
+  float factor = 1;
+  for (int i = 0; i < extra; ++i) factor *= scale;
+  for (float& c : result) {
+    c *= factor;
+    factor *= scale;
+  }
+  return result;
+}
+
+/// A register for each value of a group.
+using Group = std::vector<Reg>;
+
+/// What is one instruction for one value is one for each value of a group here, so that chains of
+/// dependent instructions interleave.
+class Vectors {
+ public:
+  Vectors(Builder& builder, std::span<const Reg> values, std::span<const Reg> parameters)
+      : v_(values.begin(), values.end()),
+        parameters_(parameters.begin(), parameters.end()),
+        builder_(builder) {}
+
+  // ---- The functions, of v_ in place. Counts are instructions for a value; constants that are in
+  // a register for a whole group come on top.
+
+  void relu() { max(v_, constant(0), v_); }  // 1
+
+  void clip(float low, float high) { clamp(v_, low, high); }  // 2
+
+  void leaky_relu(float alpha) {  // 2; alpha = 0: 3
+    if (alpha == 0) return parametric_relu(alpha);
+    const Group scaled_v = fresh();
+    each(Op::mul, scaled_v, v_, alpha);
+    each(alpha <= 1 ? Op::max : Op::min, v_, scaled_v, v_);
+  }
+
+  void prelu() { parametric_relu(parameters_); }  // 3
+
+  void hardsigmoid(float alpha, float beta) {  // 4
+    const Group t = filled(beta);
+    fma(t, v_, alpha);
+    max(t, constant(0), t);
+    min(v_, constant(1), t);
+  }
+
+  void hardswish() {  // 5. Divided before it is multiplied: no overflow
+    max(v_, constant(-3), v_);
+    const Group t = fresh();
+    each(Op::add, t, v_, 3);
+    each(Op::min, t, t, 6);
+    each(Op::mul, t, t, 0x1.555556p-3f);  // 1/6
+    each(Op::mul, v_, v_, t);
+  }
+
+  /// max(v, 0) + alpha * (exp(min(v, 0)) - 1).  17
+  void elu(float alpha) {
+    const Group x = fresh();
+    min(x, constant(0), v_);
+    each(Op::max, v_, v_, 0);
+    max(x, constant(-18), x);
+    const Group t = filled(kRound + kBias);
+    fma(t, x, kLog2e);
+    Group n = fresh();
+    each(Op::sub, n, t, kRound + kBias);
+    fma(x, n, -kLn2);  // of one part: what it lacks is small beside the result's 2^n - 1
+    const Group p = polynomial(x, scaled(kExpm1, 1));
+    shift_left(t);
+    // p * r*2^n + (2^n - 1)
+    each(Op::mul, x, x, t);
+    each(Op::sub, t, t, 1);
+    mul_add(p, x, t);
+    fma(v_, p, alpha);
+  }
+
+  /// 1 / (1 + exp(-v)), both sides multiplied by 2^-64, so that exp(104) does not overflow.  17
+  void sigmoid() {
+    clamp(v_, -104, 40);
+    const Group t = exp_of(v_, v_, -1);
+    const Group p = polynomial(v_, scaled(kExp, -1));
+    shift_left(t);
+    mul_add(p, t, 0x1p-64f);
+    div(v_, constant(0x1p-64f), p);
+  }
+
+  /// With 2v = 2r - n*ln2, q = exp(2r) - 1, u = 2^n: (q + 1 - u) / (q + 1 + u). Near 0, where n
+  /// is, that is q / (q + 2); elsewhere q weighs little.  17
+  void tanh() {
+    clamp(v_, -9.1f, 9.1f);
+    const Group minus_u = filled(kRound + kBias + kSign);
+    fma(minus_u, v_, -2 * kLog2e);
+    {
+      const Group n = fresh();
+      each(Op::sub, n, minus_u, kRound + kBias + kSign);
+      fma(v_, n, kLn2 / 2);  // of one part: as in elu()
+    }
+    const Group numerator = polynomial(v_, scaled(kExpm1, 2, 1));
+    shift_left(minus_u);
+    const Group rest = fresh();
+    each(Op::add, rest, minus_u, 1);
+    mul_add(numerator, v_, rest);
+    mul_add(minus_u, constant(-2), numerator);
+    each(Op::div, v_, numerator, minus_u);
+  }
+
+  /// max(v, 0) - z / (1 + exp(z)), z = |v|.  19
+  void silu() {
+    const Group z = magnitude(109);
+    const Group r = fresh();
+    copy(r, z);
+    const Group t = exp_of(r, z, 1);
+    const Group p = polynomial(r, scaled(kExp, 1));
+    subtract_tail(z, t, p);
+  }
+
+  /// As silu(), with w in place of z. Where exp(w) is large, w needs more digits than a float has:
+  /// v^2 + k is a sum of two, and its product with v first met by n*ln2, in an fma.  29
+  void gelu_tanh() {
+    const Group z = magnitude(10.8f);
+    const Group high = filled(kCubicHigh);
+    fma(high, z, z);
+    Group n = fresh();
+    each(Op::mul, n, z, high);
+    mul_add(n, constant(kCubicLog2e), kRound);
+    each(Op::sub, n, n, kRound);
+    each(Op::mul, n, n, -kCubicLn2High);
+    {
+      // What `high` lacks. k - high is exact, for k has few digits.
+      const Group low = filled(kCubicHigh);
+      each(Op::sub, low, low, high);
+      fma(low, z, z);
+      each(Op::add, low, low, kCubicLow);
+      mul_add(high, z, n);
+      fma(high, low, z);
+    }
+    const Group& r = high;
+    fma(r, n, kCubicLn2LowShare);
+    const Group t = filled(kRound + kBias - 64);
+    fma(t, n, -kCubicLn2HighInverse);
+    const Group p = polynomial(r, scaled(kCubicExp, 1));
+    subtract_tail(z, t, p);
+  }
+
+  /// max(v, 0) - z * Phi(-z), z = |v|, Phi(-z) a rational function times exp(-z^2 / 2). In place of
+  /// r there is 2r = z^2 + 2n*ln2, exact up to one rounding.  33
+  void gelu_erf() {
+    const Group z = magnitude(14.5f);
+    Group r = fresh();
+    each(Op::mul, r, z, z);
+    const Group t = filled(kRound + kBias + 64);
+    fma(t, r, -kLog2e / 2);
+    {
+      const Group n = fresh();
+      each(Op::sub, n, t, kRound + kBias + 64);
+      each(Op::mul, r, n, 2 * kLn2High);
+      fma(r, z, z);
+      fma(r, n, 2 * kLn2Low);
+    }
+    const Group tail = polynomial(r, scaled(kExp, -0.5f));
+    shift_left(t);
+    each(Op::mul, tail, tail, t);
+    each(Op::mul, tail, tail, z);
+    each(Op::mul, tail, tail, polynomial(z, scaled(kTailNumerator, 1)));
+    each(Op::div, tail, tail, polynomial(z, scaled(kTailDenominator, 1)));
+    each(Op::max, v_, v_, 0);
+    fma(v_, tail, -0x1p-64f);
+  }
+
+  /// max(v, 0) + log(1 + e), e = exp(-|v|). e is multiplied by 2^32 until the last step, where it
+  /// may become denormal.  30
+  void softplus() {
+    const Group x = fresh();
+    each_word(Op::bit_or, x, v_, 0x80000000u);
+    max(x, constant(-105), x);
+    const Group t = filled(kRound + kBias + 32);
+    fma(t, x, kLog2e);
+    {
+      const Group n = fresh();
+      each(Op::sub, n, t, kRound + kBias + 32);
+      fma(x, n, -kLn2High);
+      fma(x, n, -kLn2Low);
+    }
+    const Group e = polynomial(x, scaled(kExp, 1));
+    shift_left(t);
+    each(Op::mul, e, e, t);
+    each(Op::mul, t, e, 0x1p-32f);
+    each(Op::mul, e, e, polynomial(t, scaled(kLog1p, 1)));
+    each(Op::max, v_, v_, 0);
+    fma(v_, e, 0x1p-32f);
+  }
+
+  /// v + s * s/a, s = sin(a*v), its sign free. The rounding of a*v and of pi cost up to one ulp of
+  /// v. From 2^25 on s may be anything in [-1, 1], and 1/a is less than an ulp of v.  15, and 2 for
+  /// a.
+  void snake(const Group& shared_inverse) {
+    const Group r = fresh();
+    each(Op::mul, r, v_, parameters_);
+    // 0 * inf becomes a number: for the limit at a = 0.
+    each(Op::max, r, r, -0x1p25f);
+    each(Op::min, r, r, 0x1p25f);
+    {
+      const Group n = fresh();
+      each(Op::mul, n, r, 0x1.45f306p-2f);  // 1/pi
+      for (const Reg reg : n) builder_.unary(Op::round, reg, reg);
+      fma(r, n, -0x1.921fb6p1f);  // pi
+    }
+    const Group square = fresh();
+    each(Op::mul, square, r, r);
+    const Group s = polynomial(square, scaled(kSin, 1));
+    each(Op::mul, s, s, r);
+    const Group quotient = fresh();
+    each(Op::mul, quotient, s, shared_inverse.empty() ? inverse() : shared_inverse);
+    fma(v_, s, quotient);
+  }
+
+  /// 1/a, the parameter; of a = 0 some number.
+  Group inverse() {
+    const Group result = fresh(parameters_.size());
+    each(Op::add, result, parameters_, 0x1p-126f);
+    div(result, constant(1), result);
+    return result;
+  }
+
+ private:
+  // ---- Pieces.
+
+  /// v < 0 ? slope * v : v, whatever the slope: max(v, 0) + slope * min(v, 0).
+  template <class Slope>
+  void parametric_relu(const Slope& slope) {
+    const Group negative = fresh();
+    min(negative, constant(0), v_);
+    each(Op::max, v_, v_, 0);
+    fma(v_, negative, slope);
+  }
+
+  /// min(|v|, limit).
+  Group magnitude(float limit) {
+    const Group z = fresh();
+    each_word(Op::bit_and, z, v_, 0x7fffffffu);
+    min(z, constant(limit), z);
+    return z;
+  }
+
+  /// n of exp(sign * x), in the low bits with a bias that makes 2^(n - 64). r becomes sign times
+  /// what is left; it may be x, or a copy.
+  Group exp_of(const Group& r, const Group& x, float sign) {
+    const float round = kRound + kBias - 64;
+    Group t = filled(round);
+    fma(t, x, sign * kLog2e);
+    const Group n = fresh();
+    each(Op::sub, n, t, round);
+    fma(r, n, -sign * kLn2High);
+    fma(r, n, -sign * kLn2Low);
+    return t;
+  }
+
+  /// v = max(v, 0) - z / (1 + p * 2^n), t being n as exp_of() has it. Numerators stay as they are,
+  /// denominators are multiplied by 2^-64, and so is the quotient when it meets v: a result that is
+  /// denormal is rounded once.
+  void subtract_tail(const Group& z, const Group& t, const Group& p) {
+    shift_left(t);
+    mul_add(p, t, 0x1p-64f);
+    each(Op::div, z, z, p);
+    each(Op::max, v_, v_, 0);
+    fma(v_, z, -0x1p-64f);
+  }
+
+  Group polynomial(const Group& x, const Coefficients& coefficients) {
+    Group sum = filled(coefficients.back());
+    for (std::size_t i = coefficients.size() - 1; i-- > 0;) mul_add(sum, x, coefficients[i]);
+    return sum;
+  }
+
+  /// NaN stays.
+  void clamp(const Group& d, float low, float high) {
+    max(d, constant(low), d);
+    min(d, constant(high), d);
+  }
+
+  // ---- Instructions.
+
+  Mem word(std::uint32_t value) {
+    const auto lanes = static_cast<std::size_t>(builder_.program().lanes);
+    return builder_.constant(std::vector<std::uint32_t>(lanes, value));
+  }
+  Mem number(float value) { return word(std::bit_cast<std::uint32_t>(value)); }
+
+  Group fresh() { return fresh(v_.size()); }
+  Group fresh(std::size_t count) {
+    Group group(count);
+    for (Reg& reg : group) reg = builder_.vector();
+    return group;
+  }
+  Group filled(float value) {
+    Group group = fresh();
+    for (const Reg reg : group) builder_.broadcast(reg, number(value));
+    return group;
+  }
+  /// In one register for all values, where an instruction cannot take it from memory.
+  Reg constant(float value) {
+    const Reg reg = builder_.vector();
+    if (value == 0) {
+      builder_.zero(reg);
+    } else {
+      builder_.broadcast(reg, number(value));
+    }
+    return reg;
+  }
+
+  void copy(const Group& d, const Group& a) {
+    for (std::size_t i = 0; i < d.size(); ++i) builder_.copy(d[i], a[i]);
+  }
+  /// b may be one register for all.
+  void each(Op op, const Group& d, const Group& a, const Group& b) {
+    for (std::size_t i = 0; i < d.size(); ++i) builder_.binary(op, d[i], a[i], b[i % b.size()]);
+  }
+  void each(Op op, const Group& d, const Group& a, float b) {
+    for (std::size_t i = 0; i < d.size(); ++i)
+      builder_.binary(op, d[i], a[i], number(b), Operand::broadcast_mem);
+  }
+  void each_word(Op op, const Group& d, const Group& a, std::uint32_t b) {
+    for (std::size_t i = 0; i < d.size(); ++i)
+      builder_.binary(op, d[i], a[i], word(b), Operand::broadcast_mem);
+  }
+  /// d += a * b
+  void fma(const Group& d, const Group& a, const Group& b) { each(Op::fma, d, a, b); }
+  void fma(const Group& d, const Group& a, float b) { each(Op::fma, d, a, b); }
+  /// d = d * a + b
+  void mul_add(const Group& d, const Group& a, const Group& b) { each(Op::mul_add, d, a, b); }
+  void mul_add(const Group& d, const Group& a, float b) { each(Op::mul_add, d, a, b); }
+  void mul_add(const Group& d, Reg a, const Group& b) { from(Op::mul_add, d, a, b); }
+  void mul_add(const Group& d, Reg a, float b) {
+    for (const Reg reg : d) builder_.mul_add(reg, a, number(b), Operand::broadcast_mem);
+  }
+  /// NaN in b stays, unlike one in a.
+  void max(const Group& d, Reg a, const Group& b) { from(Op::max, d, a, b); }
+  void min(const Group& d, Reg a, const Group& b) { from(Op::min, d, a, b); }
+  void div(const Group& d, Reg a, const Group& b) { from(Op::div, d, a, b); }
+  void from(Op op, const Group& d, Reg a, const Group& b) {
+    for (std::size_t i = 0; i < d.size(); ++i) builder_.binary(op, d[i], a, b[i]);
+  }
+  /// By 23: low bits become sign and exponent.
+  void shift_left(const Group& d) {
+    for (const Reg reg : d) builder_.unary(Op::shift_left, reg, reg, 23);
+  }
+
+  Group v_, parameters_;
+  Builder& builder_;
+};
+
+void emit(Vectors vectors, const EpilogueStep& step, const Group& shared_inverse) {
+  switch (step.kind) {
+    case StepKind::scale_shift:
+    case StepKind::add:
+      return;
+    case StepKind::relu:
+      return vectors.relu();
+    case StepKind::leaky_relu:
+      return vectors.leaky_relu(step.alpha);
+    case StepKind::prelu:
+      return vectors.prelu();
+    case StepKind::elu:
+      return vectors.elu(step.alpha);
+    case StepKind::clip:
+      return vectors.clip(step.alpha, step.beta);
+    case StepKind::sigmoid:
+      return vectors.sigmoid();
+    case StepKind::tanh:
+      return vectors.tanh();
+    case StepKind::gelu_erf:
+      return vectors.gelu_erf();
+    case StepKind::gelu_tanh:
+      return vectors.gelu_tanh();
+    case StepKind::silu:
+      return vectors.silu();
+    case StepKind::hardswish:
+      return vectors.hardswish();
+    case StepKind::hardsigmoid:
+      return vectors.hardsigmoid(step.alpha, step.beta);
+    case StepKind::softplus:
+      return vectors.softplus();
+    case StepKind::snake:
+      return vectors.snake(shared_inverse);
+  }
+}
+
+/// Registers that are live at once, at most: for each value of a group, and for the group.
+struct Scratch {
+  int value, group;
+};
+
+constexpr Scratch scratch_of(StepKind kind) {
+  switch (kind) {
+    case StepKind::scale_shift:
+    case StepKind::add:
+      return {0, 0};
+    case StepKind::relu:
+    case StepKind::clip:
+      return {0, 1};
+    case StepKind::hardswish:
+      return {1, 0};
+    case StepKind::leaky_relu:
+    case StepKind::prelu:
+    case StepKind::hardsigmoid:
+      return {1, 1};
+    case StepKind::sigmoid:
+      return {2, 0};
+    case StepKind::tanh:
+    case StepKind::elu:
+    case StepKind::softplus:
+      return {3, 0};
+    case StepKind::snake:
+      return {3, 1};
+    case StepKind::gelu_erf:
+    case StepKind::gelu_tanh:
+    case StepKind::silu:
+      return {4, 0};
+  }
+  return {0, 0};
+}
+
+}  // namespace
+
+int activation_scratch(StepKind kind) {
+  const Scratch scratch = scratch_of(kind);
+  return scratch.value + scratch.group;
+}
+
+void emit_activation(Builder& builder, const EpilogueStep& step, std::span<const Reg> values,
+                     std::span<const Reg> parameters, int scratch) {
+  const Scratch need = scratch_of(step.kind);
+  std::size_t size = values.size();
+  if (need.value > 0)
+    size = static_cast<std::size_t>(std::max(1, (scratch - need.group) / need.value));
+  const bool one_for_all = parameters.size() == 1;
+  Group shared_inverse;
+  if (step.kind == StepKind::snake && one_for_all)
+    shared_inverse = Vectors(builder, {}, parameters).inverse();
+  for (std::size_t first = 0; first < values.size(); first += size) {
+    const std::size_t count = std::min(size, values.size() - first);
+    const bool own = !one_for_all && !parameters.empty();
+    emit(Vectors(builder, values.subspan(first, count),
+                 own ? parameters.subspan(first, count) : parameters),
+         step, shared_inverse);
+  }
+}
+
+}  // namespace convt::lowering
