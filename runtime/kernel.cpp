@@ -27,13 +27,28 @@ std::string format_times(const CompileTimes& t) {
   return text;
 }
 
-Status check_canonical(const Problem& problem, const float* canonical, std::size_t count) {
+Status check_canonical(const Problem& problem, const void* canonical, std::size_t count) {
   if (canonical == nullptr) return Error{ErrorCode::invalid_argument, "canonical: null"};
   const auto expected = static_cast<std::size_t>(problem.weights_count());
   if (count == expected) return ok_status();
   return Error{ErrorCode::invalid_argument, "count: " + std::to_string(count) +
                                                 " weights, but the layer has " +
                                                 std::to_string(expected)};
+}
+
+Status check_float(const Problem& problem) {
+  if (problem.dtype == DataType::f32) return ok_status();
+  return Error{ErrorCode::invalid_argument, std::string("canonical: float, but the weights are ") +
+                                                to_string(weights_dtype(problem.dtype))};
+}
+
+Status write_packed_elements(const KernelState& kernel, const void* canonical, void* memory) {
+  if (kernel.problem.dtype != DataType::f32) {
+    return Error{ErrorCode::unsupported, std::string("canonical: weights of type ") +
+                                             to_string(weights_dtype(kernel.problem.dtype)) +
+                                             " cannot be packed"};
+  }
+  return write_packed(kernel.layout, static_cast<const float*>(canonical), memory);
 }
 
 }  // namespace
@@ -70,6 +85,11 @@ std::size_t Kernel::packed_weights_bytes() const { return state_->packed.bytes()
 std::span<const std::uint8_t> Kernel::code() const { return state_->block.bytes(); }
 
 Result<PackedWeights> Kernel::pack(const float* canonical, std::size_t count) const {
+  if (Status status = check_float(problem()); !status.ok()) return status.error();
+  return pack(static_cast<const void*>(canonical), count);
+}
+
+Result<PackedWeights> Kernel::pack(const void* canonical, std::size_t count) const {
   if (Status status = check_canonical(problem(), canonical, count); !status.ok()) {
     return status.error();
   }
@@ -80,13 +100,19 @@ Result<PackedWeights> Kernel::pack(const float* canonical, std::size_t count) co
                  "no memory for " + std::to_string(bytes) + " bytes of packed weights"};
   }
   std::shared_ptr<void> owner(memory, std::free);
-  if (Status status = write_packed(state_->layout, canonical, memory); !status.ok()) {
+  if (Status status = write_packed_elements(*state_, canonical, memory); !status.ok()) {
     return status.error();
   }
   return PackedWeights(std::move(owner), bytes);
 }
 
 Result<WeightsView> Kernel::pack_into(const float* canonical, std::size_t count, void* packed,
+                                      std::size_t packed_bytes) const {
+  if (Status status = check_float(problem()); !status.ok()) return status.error();
+  return pack_into(static_cast<const void*>(canonical), count, packed, packed_bytes);
+}
+
+Result<WeightsView> Kernel::pack_into(const void* canonical, std::size_t count, void* packed,
                                       std::size_t packed_bytes) const {
   if (Status status = check_canonical(problem(), canonical, count); !status.ok()) {
     return status.error();
@@ -98,7 +124,7 @@ Result<WeightsView> Kernel::pack_into(const float* canonical, std::size_t count,
                                                   ", but the packed weights have " +
                                                   std::to_string(bytes)};
   }
-  if (Status status = write_packed(state_->layout, canonical, packed); !status.ok()) {
+  if (Status status = write_packed_elements(*state_, canonical, packed); !status.ok()) {
     return status.error();
   }
   return WeightsView{packed, bytes};

@@ -23,13 +23,13 @@ inline Region dense_region(const void* data, std::uint64_t bytes) {
   return {reinterpret_cast<std::uintptr_t>(data), bytes, bytes, 1};
 }
 
-/// Of a tensor of `channels` channels out of `pitch`, `spatial` positions, 4-byte elements.
-inline Region tensor_region(const void* data, Layout layout, std::int64_t batch,
+/// Of a tensor of `channels` channels out of `pitch`, `spatial` positions, elements of `type`.
+inline Region tensor_region(const void* data, DataType type, Layout layout, std::int64_t batch,
                             std::int64_t channels, std::int64_t pitch, std::int64_t spatial) {
-  constexpr std::int64_t kElement = 4;
+  const std::int64_t element = element_bytes(type);
   const bool last = layout == Layout::nhwc;
-  const std::int64_t run = (last ? channels : channels * spatial) * kElement;
-  const std::int64_t period = (last ? pitch : pitch * spatial) * kElement;
+  const std::int64_t run = (last ? channels : channels * spatial) * element;
+  const std::int64_t period = (last ? pitch : pitch * spatial) * element;
   const std::int64_t runs = last ? batch * spatial : batch;
   return {reinterpret_cast<std::uintptr_t>(data), static_cast<std::uint64_t>(run),
           static_cast<std::uint64_t>(period), static_cast<std::uint64_t>(runs)};

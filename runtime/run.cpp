@@ -31,28 +31,65 @@ using Refusal = std::optional<Error>;
 
 Error bad(std::string message) { return {ErrorCode::invalid_argument, std::move(message)}; }
 
+/// A pointer that the layer either needs or has no use for.
+Refusal check_optional(const char* name, const void* pointer, bool needed, const char* what) {
+  if (needed && pointer == nullptr) {
+    return bad(std::string(name) + ": null, but the layer has " + what);
+  }
+  if (!needed && pointer != nullptr) {
+    return bad(std::string(name) + ": given, but the layer has no " + what);
+  }
+  return {};
+}
+
+bool needs_input_parameters(const Problem& p) {
+  return p.input_activation && p.input_activation->parameter_rows() > 0;
+}
+
 Refusal check_pointers(const Problem& problem, const RunArguments& a) {
   if (a.src == nullptr) return bad("src: null");
   if (a.dst == nullptr) return bad("dst: null");
   if (a.weights.data == nullptr) return bad("weights: null");
   if (problem.bias && a.bias == nullptr) return bad("bias: null, but the layer has a bias");
   if (!problem.bias && a.bias != nullptr) return bad("bias: given, but the layer has none");
-  return {};
+  if (Refusal refusal = check_optional("parameters", a.parameters, problem.parameter_rows() > 0,
+                                       "rows of parameters")) {
+    return refusal;
+  }
+  if (Refusal refusal =
+          check_optional("input_parameters", a.input_parameters, needs_input_parameters(problem),
+                         "rows of input parameters")) {
+    return refusal;
+  }
+  return check_optional("residual", a.residual, problem.has_residual(), "residual");
 }
 
 Refusal check_overlap(const Problem& p, const RunArguments& a) {
-  const Region dst =
-      tensor_region(a.dst, p.layout, a.batch, p.out_channels, p.dst_pitch(), p.output_spatial());
-  const Region src =
-      tensor_region(a.src, p.layout, a.batch, p.in_channels, p.src_pitch(), p.input_spatial());
+  const Region dst = tensor_region(a.dst, p.dst_dtype, p.layout, a.batch, p.out_channels,
+                                   p.dst_pitch(), p.output_spatial());
+  const Region src = tensor_region(a.src, p.dtype, p.layout, a.batch, p.in_channels, p.src_pitch(),
+                                   p.input_spatial());
   if (overlap(dst, src)) return bad("dst: overlaps src");
-  if (overlap(dst, dense_region(a.weights.data, a.weights.bytes))) {
+  const auto meets = [&](const void* data, std::int64_t bytes) {
+    return data != nullptr && overlap(dst, dense_region(data, static_cast<std::uint64_t>(bytes)));
+  };
+  if (meets(a.weights.data, static_cast<std::int64_t>(a.weights.bytes))) {
     return bad("dst: overlaps weights");
   }
-  const auto bias_bytes = static_cast<std::uint64_t>(p.out_channels) * sizeof(float);
-  if (a.bias != nullptr && overlap(dst, dense_region(a.bias, bias_bytes))) {
-    return bad("dst: overlaps bias");
+  constexpr std::int64_t kFloat = sizeof(float);
+  if (meets(a.bias, p.out_channels * kFloat)) return bad("dst: overlaps bias");
+  if (meets(a.parameters, p.parameter_rows() * p.out_channels * kFloat)) {
+    return bad("dst: overlaps parameters");
   }
+  if (a.input_parameters != nullptr &&
+      meets(a.input_parameters, p.input_activation->parameter_rows() * p.in_channels * kFloat)) {
+    return bad("dst: overlaps input_parameters");
+  }
+  if (a.residual == nullptr) return {};
+  if (a.residual == a.dst && p.residual_pitch() == p.dst_pitch()) return {};  // in place
+  const Region residual = tensor_region(a.residual, p.dst_dtype, p.layout, a.batch, p.out_channels,
+                                        p.residual_pitch(), p.output_spatial());
+  if (overlap(dst, residual)) return bad("dst: overlaps residual, and is not the same tensor");
   return {};
 }
 
@@ -204,7 +241,10 @@ Status run_stages(const KernelState& kernel, const RunArguments& arguments, void
       .staged_src = staged,
       .staged_dst = staged == nullptr ? nullptr
                                       : static_cast<std::byte*>(staged) +
-                                            kernel.staged.dst_offset(arguments.batch)};
+                                            kernel.staged.dst_offset(arguments.batch),
+      .residual = arguments.residual,
+      .parameters = arguments.parameters,
+      .input_parameters = arguments.input_parameters};
   for (std::size_t stage = 0; stage < kernel.stages.size(); ++stage) {
     if (Refusal refusal = run_stage(kernel, static_cast<int>(stage), args, arguments)) {
       return *std::move(refusal);

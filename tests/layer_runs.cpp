@@ -46,7 +46,7 @@ bool gaps_untouched(const LayerData& data) {
   const std::vector<bool> own =
       own_elements(dst_span(problem, data.batch), data.batch, problem.out_channels,
                    dst_strides(problem), {a[0].output, a[1].output, a[2].output});
-  const float fresh = std::numeric_limits<float>::quiet_NaN();
+  const float fresh = unwritten(problem.dst_dtype);
   for (std::size_t i = 0; i < own.size(); ++i) {
     if (!own[i] && std::memcmp(&data.dst[i], &fresh, sizeof fresh) != 0) return false;
   }
@@ -61,7 +61,7 @@ void poison_gaps(LayerData& data) {
       own_elements(src_span(problem, data.batch), data.batch, problem.in_channels,
                    src_strides(problem), {a[0].input, a[1].input, a[2].input});
   for (std::size_t i = 0; i < own.size(); ++i) {
-    if (!own[i]) data.src[i] = std::numeric_limits<float>::quiet_NaN();
+    if (!own[i]) data.src[i] = unwritten(problem.dtype);
   }
 }
 

@@ -9,9 +9,13 @@
 #include <functional>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
+#include "compiler/problem/element.hpp"
+#include "compiler/problem/reference_steps.hpp"
 #include "tests/arbitrary_problem.hpp"
+#include "tests/test_support.hpp"
 
 namespace convt {
 namespace {
@@ -21,14 +25,6 @@ using testing::HasSubstr;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr double kNever = std::numeric_limits<double>::infinity();
-
-std::vector<float> random_floats(std::int64_t count, std::uint32_t seed) {
-  std::mt19937 engine(seed);
-  std::uniform_real_distribution<float> distribution(-1.0f, 1.0f);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& value : values) value = distribution(engine);
-  return values;
-}
 
 /// A problem with tensors, and the reference's answer rounded to float.
 struct Case {
@@ -49,10 +45,13 @@ struct Case {
   /// Fills dst at every element with the exact value, rounded once.
   void answer() {
     std::vector<double> exact(dst.begin(), dst.end());
-    reference_conv_transpose(problem, batch, src.data(), weights.data(), bias.data(), exact.data(),
-                             nullptr);
+    reference_conv_transpose(problem, batch, tensors(), exact.data(), nullptr);
     std::transform(exact.begin(), exact.end(), dst.begin(),
                    [](double value) { return static_cast<float>(value); });
+  }
+
+  [[nodiscard]] LayerTensors tensors() const {
+    return {.src = src.data(), .weights = weights.data(), .bias = bias.data()};
   }
 
   float& at(std::int64_t n, std::int64_t co, const Position& o) {
@@ -60,12 +59,11 @@ struct Case {
   }
 
   [[nodiscard]] ReferenceSample sample(std::int64_t n, std::int64_t co, const Position& o) const {
-    return reference_at(problem, src.data(), weights.data(), bias.data(), n, co, o);
+    return reference_at(problem, tensors(), n, co, o);
   }
 
   [[nodiscard]] CheckResult check(const CheckOptions& options = {}) const {
-    return check_against_reference(problem, batch, src.data(), weights.data(), bias.data(),
-                                   dst.data(), options);
+    return check_against_reference(problem, batch, tensors(), dst.data(), options);
   }
 };
 
@@ -94,8 +92,7 @@ testing::AssertionResult gather_equals_scatter(const Case& data) {
   constexpr double kHole = 4711;
   std::vector<double> value(data.dst.size(), kHole);
   std::vector<double> magnitude(data.dst.size(), kHole);
-  reference_conv_transpose(problem, data.batch, data.src.data(), data.weights.data(),
-                           data.bias.data(), value.data(), magnitude.data());
+  reference_conv_transpose(problem, data.batch, data.tensors(), value.data(), magnitude.data());
   std::string failure;
   std::vector<bool> written(data.dst.size());
   for_each_output(problem, data.batch, [&](std::int64_t n, std::int64_t co, const Position& o) {
@@ -140,9 +137,9 @@ TEST(Reference, NullBiasAndBiasSwitchedOff) {
   data.bias = {5.0f};
   EXPECT_EQ(data.sample(0, 0, {0, 0, 0}).value, 5.0);
   EXPECT_EQ(data.sample(0, 0, {0, 0, 0}).magnitude, 5.0);
-  EXPECT_EQ(
-      reference_at(data.problem, data.src.data(), data.weights.data(), nullptr, 0, 0, {}).value,
-      0.0);
+  LayerTensors without = data.tensors();
+  without.bias = nullptr;
+  EXPECT_EQ(reference_at(data.problem, without, 0, 0, {}).value, 0.0);
   data.problem.bias = false;
   EXPECT_EQ(data.sample(0, 0, {0, 0, 0}).value, 0.0);
 }
@@ -155,8 +152,19 @@ TEST(ErrorBound, IsTheStandardOne) {
   EXPECT_EQ(error_bound(std::int64_t{1} << 24, 1.0), kNever);
 }
 
+/// An element of a float32 layer without bias and steps, from its sum.
+ReferenceSample sum_of(double value, double magnitude, std::int64_t terms) {
+  ReferenceSample sample{value, magnitude, terms};
+  finish_sample({}, {}, 0, 0, {}, &sample);
+  return sample;
+}
+
+double error_ratio(const ReferenceSample& expected, float actual) {
+  return convt::error_ratio({}, expected, static_cast<double>(actual));
+}
+
 TEST(ErrorRatio, FiniteValues) {
-  const ReferenceSample expected = {1.0, 2.0, 10, false};
+  const ReferenceSample expected = sum_of(1.0, 2.0, 10);
   const double bound = error_bound(10, 2.0);
   EXPECT_EQ(error_ratio(expected, 1.0f), 0.0);
   const float near = static_cast<float>(1.0 + 0.9 * bound);
@@ -164,15 +172,15 @@ TEST(ErrorRatio, FiniteValues) {
   EXPECT_GT(error_ratio(expected, static_cast<float>(1.0 + 1.2 * bound)), 1.0);
   EXPECT_EQ(error_ratio(expected, kNan), kNever);
   EXPECT_EQ(error_ratio(expected, kInf), kNever);
-  EXPECT_EQ(error_ratio({0.0, 0.0, 0, false}, -0.0f), 0.0);  // the sign of zero is free
+  EXPECT_EQ(error_ratio(sum_of(0.0, 0.0, 0), -0.0f), 0.0);  // the sign of zero is free
 }
 
 TEST(ErrorRatio, NanMeetsNanAndInfItsSign) {
-  const ReferenceSample nan = {std::nan(""), 1.0, 3, false};
+  const ReferenceSample nan = sum_of(std::nan(""), 1.0, 3);
   EXPECT_EQ(error_ratio(nan, -kNan), 0.0);
   EXPECT_EQ(error_ratio(nan, 1.0f), kNever);
   EXPECT_EQ(error_ratio(nan, kInf), kNever);
-  const ReferenceSample minus_inf = {-kNever, 1.0, 3, false};
+  const ReferenceSample minus_inf = sum_of(-kNever, 1.0, 3);
   EXPECT_EQ(error_ratio(minus_inf, -kInf), 0.0);
   EXPECT_EQ(error_ratio(minus_inf, kInf), kNever);
   EXPECT_EQ(error_ratio(minus_inf, kNan), kNever);
@@ -180,15 +188,17 @@ TEST(ErrorRatio, NanMeetsNanAndInfItsSign) {
 }
 
 TEST(ErrorRatio, AnythingGoesWhereSomeOrderOverflows) {
-  const ReferenceSample expected = {1.0, 1e39, 3, false};
+  const ReferenceSample expected = sum_of(1.0, 1e39, 3);
   for (const float actual : {kNan, kInf, -kInf, 0.0f})
     EXPECT_EQ(error_ratio(expected, actual), 0.0);
   // An infinite input alone is no excuse.
-  EXPECT_EQ(error_ratio({kNever, 1e30, 3, false}, 0.0f), kNever);
+  EXPECT_EQ(error_ratio(sum_of(kNever, 1e30, 3), 0.0f), kNever);
 }
 
 TEST(ErrorRatio, ZeroTailIsExact) {
-  const ReferenceSample tail = {0.0, 0.0, 0, true};
+  ReferenceSample tail;
+  tail.zero_tail = true;
+  finish_sample({}, {}, 0, 0, {}, &tail);
   EXPECT_EQ(error_ratio(tail, 0.0f), 0.0);
   EXPECT_EQ(error_ratio(tail, -0.0f), 0.0);
   EXPECT_EQ(error_ratio(tail, std::numeric_limits<float>::denorm_min()), kNever);
@@ -419,6 +429,266 @@ TEST_F(Sampling, NoticesCorners) {
       }));
     }
   }
+}
+
+// ---- element types and steps --------------------------------------------------------------------
+
+/// A layer of 2 x 3 channels with every sort of axis, of the given types.
+Problem typed(DataType dtype, DataType dst_dtype, std::vector<EpilogueStep> epilogue = {}) {
+  Problem problem = upsampling(4, 3, 4);
+  problem.dtype = dtype;
+  problem.dst_dtype = dst_dtype;
+  problem.epilogue = std::move(epilogue);
+  problem.axes[1].zero_tail = 1;
+  if (dtype == DataType::u8) problem.src_zero_point = 128;
+  if (dtype == DataType::s8) problem.src_zero_point = -3;
+  if (dst_dtype == DataType::u8 || dst_dtype == DataType::s8) {
+    problem.dst_scale = 0.02f;
+    problem.dst_zero_point = 11;
+  }
+  return problem;
+}
+
+/// The reference's answer as elements of y, each moved by `steps` of the type's numbers.
+LayerData answered(const Problem& problem, int steps = 0) {
+  LayerData data(problem, 2, 7);
+  std::vector<double> exact(data.dst.begin(), data.dst.end());
+  data.with_elements([&](const LayerTensors& tensors, const void*) {
+    reference_conv_transpose(problem, 2, tensors, exact.data(), nullptr);
+  });
+  std::vector<std::byte> bytes = encode(problem.dst_dtype, data.dst);
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    double value = exact[i];
+    if (steps != 0) {
+      const bool integer = problem.dst_dtype == DataType::s8 || problem.dst_dtype == DataType::u8;
+      value += steps * (integer ? 1.0 : ulp(format_of(problem.dst_dtype), value));
+    }
+    store_element(problem.dst_dtype, bytes.data(), static_cast<std::int64_t>(i), value);
+  }
+  data.dst = decode(problem.dst_dtype, bytes);
+  return data;
+}
+
+constexpr std::pair<DataType, DataType> kTypePairs[] = {
+    {DataType::f32, DataType::f32},  {DataType::f16, DataType::f16},
+    {DataType::f16, DataType::f32},  {DataType::bf16, DataType::bf16},
+    {DataType::bf16, DataType::f32}, {DataType::s8, DataType::f32},
+    {DataType::s8, DataType::s8},    {DataType::s8, DataType::u8},
+    {DataType::u8, DataType::f32},   {DataType::u8, DataType::s8},
+    {DataType::u8, DataType::u8}};
+
+std::vector<std::vector<EpilogueStep>> all_epilogues() {
+  std::vector<std::vector<EpilogueStep>> epilogues = {{}};
+  for (int kind = 0; kind < kStepKinds; ++kind) {
+    EpilogueStep step{static_cast<StepKind>(kind)};
+    if (step.kind == StepKind::clip) {
+      step = {StepKind::clip, -0.5f, 0.75f};
+    } else if (step_constants(step.kind) > 0) {
+      step = parse_step(to_string(step.kind)).value();
+    }
+    epilogues.push_back({step});
+  }
+  epilogues.push_back({{StepKind::scale_shift},
+                       {StepKind::add, 0.5f, 2},
+                       {StepKind::prelu},
+                       {StepKind::scale_shift},
+                       {StepKind::snake}});
+  return epilogues;
+}
+
+TEST(Steps, TheCheckAcceptsTheReferenceOfEveryTypeAndStep) {
+  for (const auto& [dtype, dst_dtype] : kTypePairs) {
+    for (const std::vector<EpilogueStep>& epilogue : all_epilogues()) {
+      const Problem problem = typed(dtype, dst_dtype, epilogue);
+      ASSERT_TRUE(succeeded(validate(problem)));
+      EXPECT_TRUE(matches_reference(answered(problem)));
+    }
+  }
+}
+
+TEST(Steps, TheCheckRefusesNeighbours) {
+  for (const auto& [dtype, dst_dtype] : kTypePairs) {
+    if (dst_dtype == DataType::f32) continue;  // its own rounding is not alone
+    const Problem problem = typed(dtype, dst_dtype);
+    EXPECT_FALSE(matches_reference(answered(problem, 1))) << problem.to_text();
+    EXPECT_FALSE(matches_reference(answered(problem, -1))) << problem.to_text();
+  }
+}
+
+TEST(Steps, ErrorsGoThroughStepsByTheirSlope) {
+  const auto width = [](const std::vector<EpilogueStep>& steps, double value) {
+    Problem problem;
+    problem.epilogue = steps;
+    const float rows[] = {8, -3};
+    ReferenceSample sample{value, std::fabs(value), 100};
+    finish_sample(problem, {.parameters = rows}, 0, 0, {}, &sample);
+    return sample.below + sample.above;
+  };
+  const double plain = width({}, 5);
+  EXPECT_NEAR(width({{StepKind::scale_shift}}, 5), 8 * plain, 0.2 * plain);
+  EXPECT_NEAR(width({{StepKind::relu}}, 5), plain, 1e-9 * plain);
+  EXPECT_EQ(width({{StepKind::relu}}, -5), 0);
+  EXPECT_EQ(width({{StepKind::clip, 0, 1}}, 5), 0);
+  EXPECT_NEAR(width({{StepKind::leaky_relu, 0.5f}}, -5), plain / 2, 0.1 * plain);
+  EXPECT_LT(width({{StepKind::tanh}}, 5), plain);  // flat there
+}
+
+TEST(Steps, TurningPointsAreInsideTheInterval) {
+  // Around its least value a step's interval holds that value.
+  for (const StepKind kind :
+       {StepKind::gelu_erf, StepKind::gelu_tanh, StepKind::silu, StepKind::hardswish}) {
+    double least = 1;
+    for (double v = -3; v < 0; v += 1e-5) least = std::min(least, apply_step({kind}, v, {}));
+    const Estimate wide = estimate_step({kind}, {-1, 2, 1}, {});
+    EXPECT_LE(wide.value - wide.below, least) << to_string(kind);
+    EXPECT_GE(wide.value - wide.below, least - 1e-6) << to_string(kind);
+  }
+}
+
+TEST(Steps, NanStaysNan) {
+  for (const std::vector<EpilogueStep>& epilogue : all_epilogues()) {
+    Problem problem;
+    problem.epilogue = epilogue;
+    const std::vector<float> rows(8, 1.0f);
+    const float residual = 1;
+    ReferenceSample sample{std::nan(""), 1, 3};
+    finish_sample(problem, {.parameters = rows.data(), .residual = &residual}, 0, 0, {}, &sample);
+    EXPECT_EQ(convt::error_ratio(problem, sample, std::nan("")), 0) << problem.to_text();
+    EXPECT_EQ(convt::error_ratio(problem, sample, 0), kNever) << problem.to_text();
+  }
+}
+
+TEST(Steps, InfinityGoesWhereTheFormulaSays) {
+  const auto ratio = [](EpilogueStep step, double v, double actual) {
+    Problem problem;
+    problem.epilogue = {step};
+    ReferenceSample sample{v, 1, 3};
+    finish_sample(problem, {}, 0, 0, {}, &sample);
+    return convt::error_ratio(problem, sample, actual);
+  };
+  EXPECT_EQ(ratio({StepKind::relu}, kNever, kNever), 0);
+  EXPECT_EQ(ratio({StepKind::relu}, kNever, 0), kNever);
+  EXPECT_EQ(ratio({StepKind::relu}, -kNever, 0), 0);
+  EXPECT_EQ(ratio({StepKind::tanh}, -kNever, -1), 0);
+  EXPECT_EQ(ratio({StepKind::clip, 0, 6}, kNever, 6), 0);
+  EXPECT_EQ(ratio({StepKind::silu}, kNever, kNever), 0);
+  EXPECT_EQ(ratio({StepKind::silu}, -kNever, 0), 0);  // the limit
+  EXPECT_EQ(ratio({StepKind::silu}, -kNever, std::nan("")), 0);
+}
+
+TEST(Steps, ZeroTailStartsFromZero) {
+  Problem problem;
+  ReferenceSample tail;
+  tail.zero_tail = true;
+  const float rows[] = {3, 0.25f};
+  problem.bias = true;
+  problem.epilogue = {{StepKind::scale_shift}};
+  const float bias = 100;
+  finish_sample(problem, {.bias = &bias, .parameters = rows}, 0, 0, {}, &tail);
+  EXPECT_EQ(tail.value, 0.25);
+  EXPECT_EQ(convt::error_ratio(problem, tail, 0.25), 0);
+  EXPECT_GT(convt::error_ratio(problem, tail, 0), 1e6);
+}
+
+TEST(Rounding, ToIntegersIsExactButForTies) {
+  Problem problem;
+  problem.dtype = DataType::s8;
+  problem.dst_dtype = DataType::u8;
+  problem.dst_scale = 0.5f;
+  problem.dst_zero_point = 10;
+  const auto accepted = [&](double v, double actual) {
+    return estimate_ratio(problem, {v, 1e-6, 1e-6}, actual) == 0;
+  };
+  EXPECT_TRUE(accepted(1.1, 12));  // 2.2 + 10
+  EXPECT_FALSE(accepted(1.1, 13));
+  EXPECT_FALSE(accepted(1.1, 11));
+  EXPECT_TRUE(accepted(1.25, 12));  // 2.5 + 10: near a tie either way
+  EXPECT_TRUE(accepted(1.25, 13));
+  EXPECT_FALSE(accepted(1.25, 11));
+  EXPECT_TRUE(accepted(1e9, 255));
+  EXPECT_TRUE(accepted(-1e9, 0));
+  EXPECT_FALSE(accepted(1e9, 254));
+  EXPECT_EQ(estimate_ratio(problem, {0.25, 0, 0}, 10), 0);  // 10.5: ties go to even
+}
+
+TEST(Rounding, ToFloat16AndBfloat16) {
+  Problem problem;
+  problem.dtype = problem.dst_dtype = DataType::f16;
+  const auto ratio = [&](double v, double error, double actual) {
+    return estimate_ratio(problem, {v, error, error}, actual);
+  };
+  EXPECT_LE(ratio(1 + 0x1p-12, 1e-9, 1), 1);
+  EXPECT_LE(ratio(1 + 0x1p-11, 1e-9, 1), 1);  // half way
+  EXPECT_LE(ratio(1 + 0x1p-11, 1e-9, 1 + 0x1p-10), 1);
+  EXPECT_GT(ratio(1 + 0x1p-12, 1e-9, 1 + 0x1p-10), 1);
+  EXPECT_EQ(ratio(65519, 2, kNever), 0);  // past the midpoint, maybe
+  EXPECT_LE(ratio(65519, 2, 65504), 1);
+  EXPECT_EQ(ratio(65519, 0.5, kNever), kNever);
+  EXPECT_EQ(ratio(70000, 1, kNever), 0);
+  EXPECT_GT(ratio(70000, 1, 65504), 1);
+  EXPECT_LE(ratio(0x1.8p-24, 0, 0x1p-23), 1);  // denormals are kept
+  EXPECT_GT(ratio(0x1.8p-20, 0, 0), 1);
+  problem.dtype = problem.dst_dtype = DataType::bf16;
+  EXPECT_LE(ratio(1 + 0x1p-9, 1e-9, 1), 1);
+  EXPECT_GT(ratio(1 + 0x1p-9, 1e-9, 1 + 0x1p-7), 1);
+  EXPECT_LE(ratio(0x1p-127, 0, 0), 1);  // denormals may become 0
+  EXPECT_LE(ratio(0x1p-127, 0, 0x1p-127), 1);
+  EXPECT_GT(ratio(0x1p-125, 0, 0), 1);
+}
+
+TEST(Bfloat16, ProductsMayLoseDenormals) {
+  Problem problem;
+  problem.math_mode = MathMode::bf16;
+  const float w = 3;
+  const auto sample = [&](float x) {
+    return reference_at(problem, {.src = &x, .weights = &w}, 0, 0, {});
+  };
+  const ReferenceSample usual = sample(1);
+  EXPECT_EQ(usual.value, 3);
+  EXPECT_LT(usual.below, 1e-6);
+  const ReferenceSample tiny = sample(0x1p-127f);
+  EXPECT_LE(convt::error_ratio(problem, tiny, 0), 1);
+  EXPECT_LE(convt::error_ratio(problem, tiny, 3 * 0x1p-127), 1);
+  // Operands are rounded to bfloat16 first: to nearest, ties to even.
+  EXPECT_EQ(sample(1 + 0x1p-9f).value, 3);
+  EXPECT_EQ(sample(1 + 0x1p-8f).value, 3);
+  EXPECT_EQ(sample(1 + 3 * 0x1p-8f).value, 3 * (1 + 0x1p-6));
+}
+
+TEST(InputActivation, GoesBeforeProducts) {
+  Problem problem;
+  problem.in_channels = 2;
+  const float x[] = {-2, 3};
+  const float w[] = {10, 1};
+  const float a[] = {0.5f, 2};
+  problem.input_activation = EpilogueStep{StepKind::leaky_relu, 0.25f};
+  EXPECT_EQ(reference_at(problem, {.src = x, .weights = w}, 0, 0, {}).value, -0.5 * 10 + 3);
+  problem.input_activation = EpilogueStep{StepKind::snake};
+  const ReferenceSample sample =
+      reference_at(problem, {.src = x, .weights = w, .input_parameters = a}, 0, 0, {});
+  const double expected =
+      10 * (-2 + std::pow(std::sin(-1.0), 2) / 0.5) + 3 + std::pow(std::sin(6.0), 2) / 2;
+  EXPECT_NEAR(sample.value, expected, 1e-12);
+  EXPECT_GT(sample.spread, 0);
+  LayerData data(typed(DataType::f16, DataType::f16), 1);
+  data.problem.input_activation = EpilogueStep{StepKind::leaky_relu, 0.25f};
+  EXPECT_TRUE(matches_reference(answered(data.problem)));
+}
+
+TEST(Int8, SumsAreExactAndZeroPointsStandForZero) {
+  Problem problem;
+  problem.rank = 1;
+  problem.dtype = DataType::u8;
+  problem.src_zero_point = 100;
+  problem.axes[0] = {2, 3, 1, 1, 0, 4, 0};
+  const std::uint8_t x[] = {103, 90};
+  const std::int8_t w[] = {1, -2, 100};
+  const float scale = 0.5f;
+  double y[4];
+  const LayerTensors tensors{.src = x, .weights = w, .parameters = &scale};
+  reference_conv_transpose(problem, 1, tensors, y, nullptr);
+  // 3 * (1, -2, 100), then -10 * (1, -2, 100) one further: what a tap misses at the borders is 0.
+  EXPECT_THAT(y, testing::ElementsAre(1.5, -8, 160, -500));
 }
 
 #ifdef CONVT_HAVE_RAPIDCHECK

@@ -327,7 +327,8 @@ TEST(Compile, KernelsOutliveTheirRuntime) {
 TEST(Pack, RefusesWrongWeights) {
   const Kernel kernel = compile(dcgan()).value();
   const std::vector<float> weights(static_cast<std::size_t>(dcgan().weights_count()));
-  EXPECT_TRUE(refused(kernel.pack(nullptr, weights.size()), "canonical"));
+  EXPECT_TRUE(
+      refused(kernel.pack(static_cast<const float*>(nullptr), weights.size()), "canonical"));
   EXPECT_TRUE(refused(kernel.pack(weights.data(), weights.size() - 1), "count"));
   EXPECT_TRUE(refused(kernel.pack(weights.data(), weights.size() + 1), "count"));
 }

@@ -119,11 +119,10 @@ Values run(Problem problem, const std::vector<float>& src, const std::vector<flo
   EXPECT_EQ(static_cast<std::int64_t>(src.size()), src_span(problem, 1));
   EXPECT_EQ(static_cast<std::int64_t>(weights.size()), problem.weights_count());
   Values dst(static_cast<std::size_t>(dst_span(problem, 1)), -1);
-  reference_conv_transpose(problem, 1, src.data(), weights.data(), bias.data(), dst.data(),
-                           nullptr);
+  const LayerTensors tensors{.src = src.data(), .weights = weights.data(), .bias = bias.data()};
+  reference_conv_transpose(problem, 1, tensors, dst.data(), nullptr);
   const std::vector<float> rounded(dst.begin(), dst.end());
-  const CheckResult check =
-      check_against_reference(problem, 1, src.data(), weights.data(), bias.data(), rounded.data());
+  const CheckResult check = check_against_reference(problem, 1, tensors, rounded.data());
   EXPECT_TRUE(check.ok) << check.first_failure;
   return dst;
 }

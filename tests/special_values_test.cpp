@@ -228,8 +228,9 @@ void make_exact_denormals(LayerData& data, Random& random) {
 
 std::string check_exact(const LayerData& data) {
   std::vector<double> expected(data.dst.size(), std::numeric_limits<double>::quiet_NaN());
-  reference_conv_transpose(data.problem, data.batch, data.src.data(), data.weights.data(),
-                           data.bias_data(), expected.data(), nullptr);
+  data.with_elements([&](const LayerTensors& tensors, const void*) {
+    reference_conv_transpose(data.problem, data.batch, tensors, expected.data(), nullptr);
+  });
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const auto got = static_cast<double>(data.dst[i]);
     if (got == expected[i] || (std::isnan(got) && std::isnan(expected[i]))) continue;

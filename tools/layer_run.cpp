@@ -69,8 +69,8 @@ void LayerRun::poison_output() {
 }
 
 CheckResult LayerRun::check(const CheckOptions& options) const {
-  return check_against_reference(layer_.problem, layer_.batch, src.data(), weights.data(),
-                                 bias_pointer(), dst.data(), options);
+  const LayerTensors tensors{.src = src.data(), .weights = weights.data(), .bias = bias_pointer()};
+  return check_against_reference(layer_.problem, layer_.batch, tensors, dst.data(), options);
 }
 
 void LayerRun::flush_caches() const {

@@ -14,8 +14,10 @@
 #include <vector>
 
 #include "compiler/problem/checked_math.hpp"
+#include "compiler/problem/element.hpp"
 #include "compiler/problem/phases.hpp"
 #include "compiler/problem/reference.hpp"
+#include "compiler/problem/reference_steps.hpp"
 
 namespace convt {
 namespace {
@@ -41,13 +43,14 @@ std::string position_text(const Problem& problem, const Position& at) {
 }
 
 std::string failure_text(const Problem& problem, const Site& site, const ReferenceSample& expected,
-                         float actual) {
+                         double actual) {
   char numbers[256];
+  const double value = to_dst_unit(problem, expected.value);
+  const double unit = to_dst_unit(problem, 1) - to_dst_unit(problem, 0);
   std::snprintf(
       numbers, sizeof(numbers),
-      "got %.9g, expected %.9g (error %.3g, bound %.3g, terms %lld, sum|x*w|+|bias| %.3g)",
-      static_cast<double>(actual), expected.value, static_cast<double>(actual) - expected.value,
-      expected.zero_tail ? 0.0 : error_bound(expected.terms, expected.magnitude),
+      "got %.9g, expected %.9g (error %.3g, bound %.3g, terms %lld, sum|x*w|+|bias| %.3g)", actual,
+      value, actual - value, std::max(expected.below, expected.above) * unit,
       static_cast<long long>(expected.terms), expected.magnitude);
   Position phase{};
   for (std::size_t a = 0; a < phase.size(); ++a) {
@@ -65,9 +68,9 @@ class Verdict {
  public:
   explicit Verdict(const Problem& problem) : problem_(problem) {}
 
-  void add(const Site& site, const ReferenceSample& expected, float actual) {
+  void add(const Site& site, const ReferenceSample& expected, double actual) {
     ++checked_;
-    const double ratio = error_ratio(expected, actual);
+    const double ratio = error_ratio(problem_, expected, actual);
     worst_ratio_ = std::max(worst_ratio_, ratio);
     if (ratio <= 1) return;
     if (failures_++ == 0 || site < first_site_) {
@@ -133,20 +136,25 @@ struct LiveTap {
 
 class FullCheck {
  public:
-  FullCheck(const Problem& problem, std::int64_t batch, const float* src, const float* weights,
-            const float* bias, const float* dst)
+  /// Operands have no errors.
+  FullCheck(const Problem& problem, std::int64_t batch, const LayerTensors& tensors,
+            const void* dst)
       : problem_(problem),
         batch_(batch),
-        src_(src),
-        bias_(problem.bias ? bias : nullptr),
+        tensors_(tensors),
         dst_(dst),
         src_at_(src_strides(problem)),
         dst_at_(dst_strides(problem)),
         ic_(problem.ic_per_group()),
         oc_(problem.oc_per_group()) {
     for (std::size_t a = 0; a < phases_.size(); ++a) phases_[a] = make_phases(problem.axes[a]);
-    if (problem.layout == Layout::nchw) copy_channels_last();
-    pack(weights);
+    const bool plain = problem.dtype == DataType::f32 && problem.math_mode == MathMode::strict;
+    if (plain && problem.layout == Layout::nhwc) {
+      src_ = static_cast<const float*>(tensors.src);
+    } else {
+      copy_channels_last();
+    }
+    pack();
   }
 
   CheckResult run(int threads) const {
@@ -170,18 +178,22 @@ class FullCheck {
  private:
   static constexpr std::int64_t kChunk = 64;
 
-  /// Reading one input position for all channels is then one line of memory, as with nhwc.
+  /// Reading one input position for all channels is then one line of memory, as with nhwc. Every
+  /// element type's numbers are float32's.
   void copy_channels_last() {
-    const std::int64_t spatial = problem_.input_spatial();
+    const auto& axes = problem_.axes;
     const std::int64_t channels = problem_.in_channels;
-    src_copy_.resize(static_cast<std::size_t>(batch_ * spatial * channels));
+    src_copy_.resize(static_cast<std::size_t>(batch_ * problem_.input_spatial() * channels));
     float* out = src_copy_.data();
-    for (std::int64_t n = 0; n < batch_; ++n) {
-      for (std::int64_t c = 0; c < channels; ++c) {
-        const float* in = src_ + n * src_at_.batch + c * src_at_.channel;
-        for (std::int64_t i = 0; i < spatial; ++i) out[(n * spatial + i) * channels + c] = in[i];
-      }
-    }
+    Position i{};
+    for (std::int64_t n = 0; n < batch_; ++n)
+      for (i[0] = 0; i[0] < axes[0].input; ++i[0])
+        for (i[1] = 0; i[1] < axes[1].input; ++i[1])
+          for (i[2] = 0; i[2] < axes[2].input; ++i[2])
+            for (std::int64_t c = 0; c < channels; ++c) {
+              const Operand x = input_operand(problem_, tensors_, c, src_at_.offset(n, c, i));
+              *out++ = static_cast<float>(x.value);  // exact
+            }
     Problem copied = problem_;
     copied.layout = Layout::nhwc;
     copied.src_channel_pitch = 0;
@@ -190,7 +202,7 @@ class FullCheck {
   }
 
   /// Tiles of kLanes output channels of a group, then single ones; each [tap][ci][lane].
-  void pack(const float* weights) {
+  void pack() {
     packed_.resize(static_cast<std::size_t>(problem_.weights_count()));
     const std::int64_t volume = problem_.kernel_volume();
     float* out = packed_.data();
@@ -199,7 +211,8 @@ class FullCheck {
         for (std::int64_t tap = 0; tap < volume; ++tap) {
           for (std::int64_t ci = group * ic_; ci < (group + 1) * ic_; ++ci) {
             for (std::int64_t lane = 0; lane < lanes_at(j); ++lane) {
-              *out++ = weights[(ci * oc_ + j + lane) * volume + tap];
+              const std::int64_t at = (ci * oc_ + j + lane) * volume + tap;
+              *out++ = static_cast<float>(weight_operand(problem_, tensors_, at).value);  // exact
             }
           }
         }
@@ -231,8 +244,11 @@ class FullCheck {
         for (std::int64_t lane = 0; lane < lanes; ++lane, ++site.co) {
           ReferenceSample& sample = expected[static_cast<std::size_t>(lane)];
           sample.zero_tail = zero_tail;
-          if (!zero_tail) finish(taps->size(), site.co, &sample);
-          verdict->add(site, sample, dst_[dst_at_.offset(site.n, site.co, site.o)]);
+          if (!zero_tail) sample.terms = static_cast<std::int64_t>(taps->size()) * ic_;
+          finish_sample(problem_, tensors_, site.n, site.co, site.o, &sample);
+          verdict->add(
+              site, sample,
+              load_element(problem_.dst_dtype, dst_, dst_at_.offset(site.n, site.co, site.o)));
         }
       }
     }
@@ -316,20 +332,11 @@ class FullCheck {
     expected->magnitude = magnitude;
   }
 
-  void finish(std::size_t taps, std::int64_t co, ReferenceSample* sample) const {
-    sample->terms = static_cast<std::int64_t>(taps) * ic_;
-    if (bias_ == nullptr) return;
-    const double bias = bias_[co];
-    const double absolute = bias < 0 ? -bias : bias;
-    sample->value += bias;
-    sample->magnitude += absolute <= std::numeric_limits<double>::max() ? absolute : 0;
-  }
-
   const Problem& problem_;
   const std::int64_t batch_;
-  const float* src_;
-  const float* const bias_;
-  const float* const dst_;
+  const LayerTensors tensors_;
+  const float* src_ = nullptr;
+  const void* const dst_;
   TensorStrides src_at_;
   const TensorStrides dst_at_;
   const std::int64_t ic_;
@@ -466,8 +473,8 @@ std::vector<Site> draw_sites(const Problem& problem, std::int64_t batch, std::in
 
 }  // namespace
 
-CheckResult check_against_reference(const Problem& problem, std::int64_t batch, const float* src,
-                                    const float* weights, const float* bias, const float* dst,
+CheckResult check_against_reference(const Problem& problem, std::int64_t batch,
+                                    const LayerTensors& tensors, const void* dst,
                                     const CheckOptions& options) {
   const std::int64_t elements = batch * problem.out_channels * problem.output_spatial();
   const std::int64_t samples =
@@ -477,21 +484,45 @@ CheckResult check_against_reference(const Problem& problem, std::int64_t batch, 
   constexpr double kCheapMacs = 1e8;
   const double cost = static_cast<double>(batch) * static_cast<double>(problem.live_macs()) +
                       16.0 * static_cast<double>(elements);
-  if (elements <= samples || cost < kCheapMacs) {
-    return FullCheck(problem, batch, src, weights, bias, dst).run(options.threads);
+  const TensorStrides dst_at = dst_strides(problem);
+  const auto check_site = [&](const Site& site, Verdict* verdict) {
+    verdict->add(site, reference_at(problem, tensors, site.n, site.co, site.o),
+                 load_element(problem.dst_dtype, dst, dst_at.offset(site.n, site.co, site.o)));
+  };
+  const bool all = elements <= samples || cost < kCheapMacs;
+  if (all && !operands_may_err(problem, tensors, batch)) {
+    return FullCheck(problem, batch, tensors, dst).run(options.threads);
+  }
+  constexpr std::int64_t kSitesPerTask = 64;
+  if (all) {
+    const auto& a = problem.axes;
+    return run_tasks(problem, ceil_div(elements, kSitesPerTask), options.threads,
+                     [&](std::int64_t task, Verdict* verdict) {
+                       const std::int64_t end = std::min(elements, (task + 1) * kSitesPerTask);
+                       for (std::int64_t i = task * kSitesPerTask; i < end; ++i) {
+                         std::int64_t rest = i;
+                         const auto next = [&rest](std::int64_t extent) {
+                           const std::int64_t at = rest % extent;
+                           rest /= extent;
+                           return at;
+                         };
+                         Site site;
+                         for (std::size_t axis = 3; axis-- > 0;) {
+                           site.o[axis] = next(a[axis].output);
+                         }
+                         site.co = next(problem.out_channels);
+                         site.n = rest;
+                         check_site(site, verdict);
+                       }
+                     });
   }
   const std::vector<Site> sites = draw_sites(problem, batch, samples, options.seed);
-  const TensorStrides dst_at = dst_strides(problem);
-  constexpr std::int64_t kSitesPerTask = 64;
   const auto count = static_cast<std::int64_t>(sites.size());
   return run_tasks(problem, ceil_div(count, kSitesPerTask), options.threads,
                    [&](std::int64_t task, Verdict* verdict) {
                      const std::int64_t end = std::min(count, (task + 1) * kSitesPerTask);
                      for (std::int64_t i = task * kSitesPerTask; i < end; ++i) {
-                       const Site& site = sites[static_cast<std::size_t>(i)];
-                       verdict->add(
-                           site, reference_at(problem, src, weights, bias, site.n, site.co, site.o),
-                           dst[dst_at.offset(site.n, site.co, site.o)]);
+                       check_site(sites[static_cast<std::size_t>(i)], verdict);
                      }
                    });
 }

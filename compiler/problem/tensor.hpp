@@ -52,6 +52,13 @@ inline TensorStrides dst_strides(const Problem& problem) {
                                 {a[0].output, a[1].output, a[2].output});
 }
 
+/// Of the tensor that the step `add` reads.
+inline TensorStrides residual_strides(const Problem& problem) {
+  const auto& a = problem.axes;
+  return internal::make_strides(problem.layout, problem.residual_pitch(),
+                                {a[0].output, a[1].output, a[2].output});
+}
+
 /// Elements from the pointer to one past the last element of the (possibly pitched) tensor: what a
 /// caller must own. The channels between the slices, if any, are inside, but never touched.
 inline std::int64_t src_span(const Problem& problem, std::int64_t batch) {
@@ -66,6 +73,13 @@ inline std::int64_t dst_span(const Problem& problem, std::int64_t batch) {
   const auto& a = problem.axes;
   return 1 + dst_strides(problem).offset(batch - 1, problem.out_channels - 1,
                                          {a[0].output - 1, a[1].output - 1, a[2].output - 1});
+}
+
+inline std::int64_t residual_span(const Problem& problem, std::int64_t batch) {
+  if (batch == 0 || !problem.has_residual()) return 0;
+  const auto& a = problem.axes;
+  return 1 + residual_strides(problem).offset(batch - 1, problem.out_channels - 1,
+                                              {a[0].output - 1, a[1].output - 1, a[2].output - 1});
 }
 
 /// Offset of W[ci, j, k] in the canonical weights (Cin, Cout/g, K...), row-major.

@@ -47,18 +47,21 @@ class PackedWeights {
 
 /// What one run works on. Element type and layout are the Problem's; no pointer needs an alignment.
 struct RunArguments {
-  std::int64_t batch = 1;      ///< images N; 0 does nothing
-  const void* src = nullptr;   ///< x: (N, Cin, I...) or (N, I..., Cin)
-  WeightsView weights{};       ///< of Kernel::pack or pack_into; a PackedWeights converts
+  std::int64_t batch = 1;     ///< images N; 0 does nothing
+  const void* src = nullptr;  ///< x: (N, Cin, I...) or (N, I..., Cin)
+  WeightsView weights{};      ///< of Kernel::pack or pack_into; a PackedWeights converts
   /// (Cout), float32 whatever the type of x; needed when problem.bias, otherwise null.
   const void* bias = nullptr;
   /// What the epilogue needs for each channel: (problem.parameter_rows(), Cout); see epilogue.hpp.
+  /// Null when there are no rows.
   const float* parameters = nullptr;
-  /// What the input activation needs: (its parameter_rows(), Cin).
+  /// What the input activation needs: (its parameter_rows(), Cin). Null when there are no rows.
   const float* input_parameters = nullptr;
-  /// The tensor that the step `add` reads: y's shape and element type. It may be y itself.
+  /// The tensor that the step `add` reads: y's shape and element type, null without that step. It
+  /// may be y itself, with the same channel pitch.
   const void* residual = nullptr;
-  /// y: (N, Cout, O...) or (N, O..., Cout). May share no byte with x, the weights or the bias.
+  /// y: (N, Cout, O...) or (N, O..., Cout). May share no byte with the other arguments, but for a
+  /// residual that is y itself.
   void* dst = nullptr;
   /// At most so many threads, the caller's included. 0: as many as the Runtime's pool has. 1: only
   /// the caller's. Small layers use fewer. The result does not depend on it, bit for bit.
@@ -118,8 +121,11 @@ class Kernel {
   [[nodiscard]] const Problem& problem() const;
   [[nodiscard]] const KernelInfo& info() const;
 
-  /// Packs canonical weights (Cin, Cout/g, K...), row-major, `count` elements. Errors:
-  /// invalid_argument when canonical is null or count is not the layer's; out_of_memory.
+  /// Packs canonical weights (Cin, Cout/g, K...), row-major, `count` elements of the layer's
+  /// weights_dtype(): float, 16-bit patterns of f16 and bf16, or int8. Errors: invalid_argument
+  /// when canonical is null or count is not the layer's; out_of_memory.
+  [[nodiscard]] Result<PackedWeights> pack(const void* canonical, std::size_t count) const;
+  /// The same; invalid_argument when the layer's weights are not float.
   [[nodiscard]] Result<PackedWeights> pack(const float* canonical, std::size_t count) const;
 
   /// Size of the packed weights with their header.
@@ -128,6 +134,8 @@ class Kernel {
   /// As pack(), into memory of the caller's (at least packed_weights_bytes() bytes, any alignment,
   /// 64 is fastest). The returned view is what run() takes; the bytes may be copied, stored and
   /// mapped elsewhere. Errors: invalid_argument, also when packed is null or packed_bytes too few.
+  [[nodiscard]] Result<WeightsView> pack_into(const void* canonical, std::size_t count,
+                                              void* packed, std::size_t packed_bytes) const;
   [[nodiscard]] Result<WeightsView> pack_into(const float* canonical, std::size_t count,
                                               void* packed, std::size_t packed_bytes) const;
 
@@ -137,8 +145,8 @@ class Kernel {
   /// Computes y. Re-entrant; machine code allocates nothing unless it is refused, or
   /// a larger batch than ever needs workspace of the kernel's own. Rounding and
   /// denormals are as the caller's MXCSR says, on all threads. Errors, before any byte is written:
-  /// invalid_argument when a pointer is missing (or a bias given that the layer has not), batch or
-  /// threads are negative, weights are packed for another layout, y overlaps an input, or the
+  /// invalid_argument when a pointer is missing (or one given that the layer has no use for), batch
+  /// or threads are negative, weights are packed for another layout, y overlaps an input, or the
   /// workspace is too small or misaligned; unsupported when batch makes a tensor of 2^40 bytes.
   Status run(const RunArguments& arguments) const;
 
