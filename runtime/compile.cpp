@@ -327,7 +327,7 @@ Result<program::Program> make_program(const Problem& problem, const Target& targ
                                       const Plan& plan) {
   Result<program::Program> lowered = lower(problem, target, plan);
   if (!lowered.ok()) return lowered;
-  return program::allocate_registers(program::legalise(std::move(*lowered)));
+  return program::allocate_registers(program::legalise(std::move(*lowered), target));
 }
 
 Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,

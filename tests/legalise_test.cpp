@@ -47,7 +47,7 @@ struct Sketch {
     b.end_stage();
     return b.finish();
   }
-  Program legalised() { return legalise(finish()); }
+  Program legalised() { return legalise(finish(), generic_target(Isa::avx2)); }
 };
 
 std::vector<Op> ops(const Program& program) {
@@ -112,7 +112,7 @@ TEST(Legalise, NoRegisterIsSharedBetweenStages) {
     s.b.end_stage();
     if (stage == 0) s.b.begin_stage("second");
   }
-  const Program program = legalise(s.b.finish());
+  const Program program = legalise(s.b.finish(), generic_target(Isa::avx2));
   EXPECT_TRUE(allocate_registers(program).ok());  // each stage writes what it reads
 }
 
@@ -267,7 +267,7 @@ TEST(Legalise, WithMaskRegistersOnlyPermutesAndUnpacksChange) {
   s.b.binary(Op::unpack_lo32, d, a, a, k);
   s.b.store(s.at(s.dst, 0), d, k);
   const Program before = s.finish();
-  EXPECT_EQ(to_text(legalise(before)), to_text(before));
+  EXPECT_EQ(to_text(legalise(before, generic_target(Isa::avx512))), to_text(before));
 }
 
 TEST(Legalise, MasksOf64BitUnpacksCount32BitLanes) {
@@ -293,7 +293,7 @@ TEST(Legalise, RandomProgramsComputeTheSame) {
     const Program program = test::virtual_program(seed, 8, 63, 0);
     const Result<std::vector<float>> expected = test::run_virtual_program(program);
     if (!expected.ok()) continue;  // it reads what some path does not write
-    const Program legal = legalise(program);
+    const Program legal = legalise(program, generic_target(Isa::avx2));
     const std::vector<Inst>& code = legal.stages[0].code;
     ASSERT_TRUE(std::all_of(code.begin(), code.end(), is_legal)) << to_text(legal);
     const Result<std::vector<float>> actual = test::run_virtual_program(legal);

@@ -210,7 +210,7 @@ Result<Program> make_program(const Problem& problem, const Target& target) {
   if (!choice) return choice.error();
   Result<Program> lowered = lower(problem, target, choice->plan);
   if (!lowered) return lowered.error();
-  return allocate_registers(legalise(std::move(*lowered)));
+  return allocate_registers(legalise(std::move(*lowered), target));
 }
 
 TEST(Mutation, ProgramsOfRandomLayers) {

@@ -18,6 +18,9 @@ constexpr bool is_arithmetic(Op op) { return op >= Op::fma && op <= Op::bit_xor;
 /// Ops of `a` alone.
 constexpr bool is_unary(Op op) { return op >= Op::shift_left && op <= Op::narrow; }
 constexpr bool is_shift(Op op) { return op >= Op::shift_left && op <= Op::shift_right_signed; }
+/// Forms of `narrow` (Inst::imm) to bf16.
+inline constexpr std::int64_t kNarrowNative = 1, kNarrowLowHalves = 2;
+
 /// Ops of `a` and a register (or a permute's index in memory).
 constexpr bool is_shuffle(Op op) { return op >= Op::select && op <= Op::shuffle128; }
 
@@ -80,6 +83,8 @@ constexpr bool type_fits(const Inst& inst) {
     case Op::mul:
     case Op::div:
       return inst.type == Type::f32;
+    case Op::narrow:
+      return inst.type != Type::f32 && inst.type != Type::i32;
     default:
       return true;
   }
@@ -132,6 +137,22 @@ constexpr void for_each_register(Inst& inst, F&& f) {
   if (reads_b(inst)) f(inst.b, false);
   if (inst.mask != kNone) f(inst.mask, true);
   if (writes_dst(inst.op)) f(inst.dst, writes_mask(inst.op));
+}
+
+/// Whether the instruction, which has memory, takes elements of that type.
+constexpr bool memory_fits(const Inst& inst, Type memory) {
+  if (inst.op == Op::store && inst.type == memory) return true;
+  const bool converts = inst.op == Op::load || inst.op == Op::broadcast;
+  if (converts || inst.op == Op::prefetch) return true;
+  return element_bytes(memory) == 4 && (inst.op != Op::store || element_bytes(inst.type) == 4);
+}
+
+/// The immediate of ops on which nothing else bears.
+constexpr bool immediate_fits(const Inst& inst) {
+  if (is_shift(inst.op)) return inst.imm >= 0 && inst.imm < 32;
+  if (inst.op == Op::compare) return inst.imm >= 0 && inst.imm <= std::int64_t{3};
+  if (inst.op != Op::narrow) return true;
+  return inst.imm >= 0 && inst.imm <= (inst.type == Type::bf16 ? kNarrowLowHalves : 0);
 }
 
 /// "fma", "load", ...: the Op's name as in program.hpp.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "compiler/program/instruction_info.hpp"
+#include "compiler/target/float_formats.hpp"
 
 namespace convt::program {
 namespace {
@@ -86,6 +87,66 @@ std::int32_t nearest_int(float value) {
   return fits ? static_cast<std::int32_t>(nearest) : std::numeric_limits<std::int32_t>::min();
 }
 
+template <class Element>
+Element read_element(const std::byte* from) {
+  Element element;
+  std::memcpy(&element, from, sizeof element);
+  return element;
+}
+
+/// The lane that an element in memory becomes.
+std::uint32_t widened(Type type, const std::byte* from) {
+  switch (type) {
+    case Type::f32:
+    case Type::i32:
+      return read_element<std::uint32_t>(from);
+    case Type::f16:
+      return f16_to_f32(read_element<std::uint16_t>(from));
+    case Type::bf16:
+      return bf16_to_f32(read_element<std::uint16_t>(from));
+    case Type::u16:
+      return read_element<std::uint16_t>(from);
+    case Type::u8:
+      return read_element<std::uint8_t>(from);
+    case Type::s8:
+      return static_cast<std::uint32_t>(std::int32_t{read_element<std::int8_t>(from)});
+  }
+  return 0;
+}
+
+/// The element that `narrow` makes of a lane, in the low bits.
+std::uint32_t narrowed(const Inst& inst, std::uint32_t lane) {
+  switch (inst.type) {
+    case Type::f16:
+      return f32_to_f16(lane);
+    case Type::bf16:
+      return inst.imm == kNarrowNative      ? f32_to_bf16_native(lane)
+             : inst.imm == kNarrowLowHalves ? lane
+                                            : f32_to_bf16(lane);
+    case Type::u8:
+      return std::min<std::uint32_t>(lane, 255);
+    case Type::s8:
+      return static_cast<std::uint32_t>(
+          std::clamp<std::int32_t>(static_cast<std::int32_t>(lane), -128, 127));
+    default:
+      return lane;
+  }
+}
+
+std::uint32_t product_of_halves(std::uint32_t a, std::uint32_t b) {
+  const std::int32_t x = static_cast<std::int16_t>(a), y = static_cast<std::int16_t>(b);
+  return static_cast<std::uint32_t>(x * y);
+}
+
+std::uint32_t dot_u8s8(std::uint32_t a, std::uint32_t b, std::uint32_t d) {
+  for (int shift = 0; shift < 32; shift += 8) {
+    const std::int32_t x = static_cast<std::uint8_t>(a >> shift);
+    const std::int32_t y = static_cast<std::int8_t>(b >> shift);
+    d += static_cast<std::uint32_t>(x * y);
+  }
+  return d;
+}
+
 /// Of the active lanes, at least one.
 int first_lane(std::uint64_t active) { return std::countr_zero(active); }
 int last_lane(std::uint64_t active) { return 63 - std::countl_zero(active); }
@@ -153,7 +214,7 @@ class Checker {
     if (inst.op == Op::select && inst.mask == kNone) return "it needs a mask";
     if (inst.mask != kNone && !may_be_masked(inst.op)) return "it cannot have a mask";
     if (!type_fits(inst)) return "it cannot have this type";
-    if (is_shift(inst.op) && (inst.imm < 0 || inst.imm > 31)) return "immediate";
+    if (!immediate_fits(inst)) return "its immediate is out of range";
     return operand_fits(inst) ? nullptr : "it cannot have this kind of second operand";
   }
 
@@ -202,6 +263,7 @@ class Checker {
   [[nodiscard]] const char* check_memory(const Inst& inst) const {
     if (inst.mem.address >= program_.addresses.size()) return "no such address";
     const Buffer& buffer = program_.buffers[program_.addresses[inst.mem.address].buffer];
+    if (!memory_fits(inst, buffer.type)) return "it cannot access elements of this type";
     if (is_element_access(inst)) return nullptr;
     if (inst.mem.lane_axis >= buffer.axes) return "no such lane axis";
     return buffer.stride[inst.mem.lane_axis] == 1 ? nullptr : "lanes are not of stride 1";
@@ -596,14 +658,15 @@ class Machine {
     const std::int64_t offset = locate(mem, first_lane(active), last_lane(active));
     if (error_) return result;
     check_workspace(mem, offset, active);
-    const std::byte* from = views_[program_.addresses[mem.address].buffer].read;
-    if (active == kAllLanes) {
-      std::memcpy(result.word.data(), from + offset * 4, sizeof(result.word));
+    const BufferId id = program_.addresses[mem.address].buffer;
+    const Type type = program_.buffers[id].type;
+    const std::byte* from = views_[id].read + offset * element_bytes(type);
+    if (active == kAllLanes && element_bytes(type) == 4) {
+      std::memcpy(result.word.data(), from, sizeof(result.word));
       return result;
     }
-    for (std::size_t l = 0; l < L; ++l) {
-      const std::int64_t at = offset + static_cast<std::int64_t>(l);
-      if ((active >> l & 1) != 0) std::memcpy(&result.word[l], from + at * 4, 4);
+    for (std::size_t l = 0; l < L; ++l, from += element_bytes(type)) {
+      if ((active >> l & 1) != 0) result.word[l] = widened(type, from);
     }
     return result;
   }
@@ -613,9 +676,9 @@ class Machine {
     const std::int64_t offset = locate(mem, 0, 0);
     if (error_) return result;
     check_workspace(mem, offset, 1);
-    std::uint32_t word = 0;
-    std::memcpy(&word, views_[program_.addresses[mem.address].buffer].read + offset * 4, 4);
-    result.word.fill(word);
+    const BufferId id = program_.addresses[mem.address].buffer;
+    const Type type = program_.buffers[id].type;
+    result.word.fill(widened(type, views_[id].read + offset * element_bytes(type)));
     return result;
   }
 
@@ -628,10 +691,13 @@ class Machine {
     if (!is_written(kind)) fail("an input is written");
     const std::int64_t offset = locate(inst.mem, first_lane(active), last_lane(active));
     if (error_) return;
+    const auto bytes = static_cast<std::size_t>(element_bytes(program_.buffers[id].type));
+    const auto* packed = reinterpret_cast<const std::byte*>(from.word.data());
     for (std::size_t l = 0; l < L; ++l) {
       if ((active >> l & 1) == 0) continue;
       const std::int64_t at = offset + static_cast<std::int64_t>(l);
-      std::memcpy(views_[id].write + at * 4, &from.word[l], 4);
+      std::memcpy(views_[id].write + at * static_cast<std::int64_t>(bytes), packed + l * bytes,
+                  bytes);
       if (kind == BufferKind::workspace) workspace_stamp_[static_cast<std::size_t>(at)] = stamp_;
     }
   }
@@ -688,6 +754,13 @@ class Machine {
       case Op::to_int:
       case Op::to_float:
         return convert(inst.op, read(inst.a));
+      case Op::dot_bf16:
+      case Op::dot_u8s8:
+        return dot(inst.op, read(inst.dst), read(inst.a), operand_b(inst));
+      case Op::madd16:
+        return multiply_add_halves(read(inst.a), operand_b(inst));
+      case Op::narrow:
+        return narrow(inst, read(inst.a));
       case Op::select:
         return select(active_lanes(inst), read(inst.a), operand_b(inst));
       case Op::permute:
@@ -730,6 +803,35 @@ class Machine {
     Floats<L> d{};
     for (std::size_t l = 0; l < L; ++l) d[l] = arithmetic(op, a[l], b[l]);
     return lanes<L>(d);
+  }
+
+  static Vector dot(Op op, const Vector& d, const Vector& a, const Vector& b) {
+    Vector sum;
+    for (std::size_t l = 0; l < L; ++l) {
+      sum.word[l] = op == Op::dot_bf16 ? dot_bf16(a.word[l], b.word[l], d.word[l])
+                                       : dot_u8s8(a.word[l], b.word[l], d.word[l]);
+    }
+    return sum;
+  }
+
+  static Vector multiply_add_halves(const Vector& a, const Vector& b) {
+    Vector d;
+    for (std::size_t l = 0; l < L; ++l) {
+      d.word[l] = product_of_halves(a.word[l], b.word[l]) +
+                  product_of_halves(a.word[l] >> 16, b.word[l] >> 16);
+    }
+    return d;
+  }
+
+  static Vector narrow(const Inst& inst, const Vector& a) {
+    const auto bytes = static_cast<std::size_t>(element_bytes(inst.type));
+    Vector d{};
+    auto* packed = reinterpret_cast<std::byte*>(d.word.data());
+    for (std::size_t l = 0; l < L; ++l) {
+      const std::uint32_t element = narrowed(inst, a.word[l]);
+      std::memcpy(packed + l * bytes, &element, bytes);  // little-endian: the low bytes
+    }
+    return d;
   }
 
   static Vector integer_arithmetic(Op op, const Vector& a, const Vector& b) {

@@ -5,6 +5,19 @@
 //     d = unpack 64 bits {mask}         t = unpack;  d = mask ? t : d      (masks count 64-bit
 //     pairs)
 //
+// Without AVX512_BF16 (a0 is the low half of each word of a, a1 the high one; t's are f32):
+//     d += bf16 dot a, b                t1 = a & 0xffff0000;  u1 = b & 0xffff0000;  d += t1 * u1
+//                                       t0 = a << 16;  u0 = b << 16;  d += t0 * u0
+//     d = narrow a to bf16              u = a >> 16;  t = (a + 0x7fff + (u & 1)) >> 16
+//                                       k = a is NaN;  t = k ? u | 0x40 : t
+//                                       d = low halves of t
+// (with it: the form of `narrow` that the machine has.)
+//
+// Without AVX512_VNNI, by 16-bit products, of which none is lost, 256 times too large:
+//     d += u8s8 dot a, b                t = madd16 a & 0x00ff00ff, (b << 8) & 0xff00ff00
+//                                       u = madd16 (a >> 8) & 0x00ff00ff, b & 0xff00ff00
+//                                       d += (t + u) >> 8
+//
 // Without mask registers (AVX2) there are also no broadcast operands, no merging under a mask and
 // no permute of two sources:
 //     k = mask_const                    v = load of a constant, all ones or 0 in each lane
@@ -32,8 +45,8 @@ bool is_unpack64(Op op) { return op == Op::unpack_lo64 || op == Op::unpack_hi64;
 
 class Legaliser {
  public:
-  explicit Legaliser(Program& program)
-      : program_(program), has_masks_(program.mask_registers > 0) {}
+  Legaliser(Program& program, const Target& target)
+      : program_(program), target_(target), has_masks_(program.mask_registers > 0) {}
 
   void rewrite(Stage& stage) {
     stage_code_ = &stage.code;
@@ -41,7 +54,7 @@ class Legaliser {
     code_.reserve(stage.code.size());
     mask_vectors_.assign(program_.mreg_count, kNone);
     definitions_.clear();
-    broadcast_of_ = Mem{};
+    forget();
     for (const Inst& inst : stage.code) rewrite(inst);
     std::swap(stage.code, code_);
   }
@@ -53,9 +66,24 @@ class Legaliser {
     std::int32_t constant = -1;  ///< word in the constant block
   };
 
+  /// The two parts of each lane of a register that a dot product multiplies.
+  struct Parts {
+    Reg whole = kNone;
+    Op of = Op::comment;
+    Reg first = kNone, second = kNone;
+  };
+
+  /// What may be used again must not cross structure.
+  void forget() {
+    broadcast_of_ = Mem{};
+    parts_of_a_ = parts_of_b_ = Parts{};
+  }
+
   // -- Writing.
 
   Reg fresh() { return program_.vreg_count < kNone ? program_.vreg_count++ : kNone; }
+
+  Reg fresh_mask() { return program_.mreg_count < kNone ? program_.mreg_count++ : kNone; }
 
   Inst& emit(Op op, Reg dst) {
     Inst& inst = code_.emplace_back();
@@ -98,8 +126,16 @@ class Legaliser {
 
   // -- Reading.
 
-  void rewrite(Inst inst) {
+  void rewrite(const Inst& inst) {
     if (is_structure(inst.op)) return copy_structure(inst);
+    if (inst.op == Op::dot_bf16 && !target_.dot_bf16) return expand_dot_bf16(inst);
+    if (inst.op == Op::dot_u8s8 && !target_.dot_u8s8) return expand_dot_u8s8(inst);
+    const bool to_bf16 = inst.op == Op::narrow && inst.type == Type::bf16 && inst.imm == 0;
+    if (to_bf16) return target_.dot_bf16 ? narrow(inst, kNarrowNative) : expand_narrow(inst);
+    rewrite_masked(inst);
+  }
+
+  void rewrite_masked(Inst inst) {
     if (!has_masks_) {
       if (inst.op == Op::mask_const) return load_mask(inst);
       if (inst.op == Op::compare) inst.dst = mask_vector(inst.dst);
@@ -115,11 +151,15 @@ class Legaliser {
       emit_unmasked(inst);
     }
     if (writes_memory(inst.op)) broadcast_of_ = Mem{};
+    if (!writes_dst(inst.op) || writes_mask(inst.op)) return;
+    for (Parts* parts : {&parts_of_a_, &parts_of_b_}) {
+      if (parts->whole == inst.dst) *parts = Parts{};
+    }
   }
 
   /// Operands that stand between two instructions of structure may share a broadcast; no others.
   void copy_structure(const Inst& inst) {
-    broadcast_of_ = Mem{};
+    forget();
     const auto at = static_cast<std::int32_t>(code_.size());
     code_.push_back(inst);
     if (opens_block(inst.op)) open_.push_back(at);
@@ -132,6 +172,7 @@ class Legaliser {
   // -- Masks.
 
   Reg mask_vector(Reg mask) {
+    if (mask >= mask_vectors_.size()) mask_vectors_.resize(mask + std::size_t{1}, kNone);
     Reg& vector = mask_vectors_[mask];
     if (vector == kNone) vector = fresh();
     return vector;
@@ -189,6 +230,126 @@ class Legaliser {
     return broadcast_;
   }
 
+  // -- Dot products and bf16.
+
+  Reg binary(Op op, Reg a, Reg b) {
+    const Reg d = fresh();
+    Inst& inst = emit(op, d);
+    inst.a = a;
+    inst.b = b;
+    inst.b_kind = Operand::reg;
+    return d;
+  }
+
+  Reg integer_add(Reg a, Reg b) {
+    const Reg d = binary(Op::add, a, b);
+    code_.back().type = Type::i32;
+    return d;
+  }
+
+  Reg shift(Op op, Reg a, int by) {
+    const Reg d = fresh();
+    Inst& inst = emit(op, d);
+    inst.a = a;
+    inst.imm = by;
+    return d;
+  }
+
+  /// op(a, the word in every lane)
+  Reg with_word(Op op, Reg a, std::uint32_t word) {
+    std::array<std::uint32_t, 64> words{};
+    words.fill(word);
+    const Mem mem =
+        vector_constant(program_, {words.data(), static_cast<std::size_t>(program_.lanes)});
+    const Reg d = fresh();
+    Inst& inst = emit(op, d);
+    inst.type = op == Op::add ? Type::i32 : Type::f32;
+    inst.a = a;
+    inst.b_kind = Operand::vector_mem;
+    inst.mem = mem;
+    return d;
+  }
+
+  /// The second operand in a register.
+  Reg operand_b(const Inst& inst) {
+    if (inst.b_kind == Operand::reg) return inst.b;
+    if (inst.b_kind == Operand::broadcast_mem) return broadcast(inst.mem);
+    const Reg mask = inst.mask == kNone || has_masks_ ? inst.mask : mask_vector(inst.mask);
+    return load(inst.mem, Type::i32, mask);
+  }
+
+  /// `known`, or anew where it is another register's.
+  template <class Split>
+  const Parts& parts(Parts& known, Op of, Reg whole, Split split) {
+    if (known.whole != whole || known.of != of) {
+      const Reg first = split(true), second = split(false);
+      known = {whole, of, first, second};
+    }
+    return known;
+  }
+
+  void accumulate(const Inst& dot, Op op, Type type, Reg a, Reg b) {
+    Inst inst;
+    inst.op = op;
+    inst.type = type;
+    inst.dst = dot.dst;
+    inst.a = a;
+    inst.b = b;
+    inst.b_kind = Operand::reg;
+    inst.mask = dot.mask;
+    rewrite_masked(inst);
+  }
+
+  void expand_dot_bf16(const Inst& inst) {
+    const auto split = [this](Reg whole) {
+      return [this, whole](bool high) {
+        return high ? with_word(Op::bit_and, whole, 0xffff0000) : shift(Op::shift_left, whole, 16);
+      };
+    };
+    const Reg whole_b = operand_b(inst);
+    const Parts a = parts(parts_of_a_, inst.op, inst.a, split(inst.a));
+    const Parts b = parts(parts_of_b_, inst.op, whole_b, split(whole_b));
+    accumulate(inst, Op::fma, Type::f32, a.first, b.first);
+    accumulate(inst, Op::fma, Type::f32, a.second, b.second);
+  }
+
+  void expand_dot_u8s8(const Inst& inst) {
+    const Reg whole_b = operand_b(inst);
+    const Parts a = parts(parts_of_a_, inst.op, inst.a, [&](bool even) {
+      const Reg bytes = even ? inst.a : shift(Op::shift_right, inst.a, 8);
+      return with_word(Op::bit_and, bytes, 0x00ff00ff);
+    });
+    const Parts b = parts(parts_of_b_, inst.op, whole_b, [&](bool even) {
+      const Reg bytes = even ? shift(Op::shift_left, whole_b, 8) : whole_b;
+      return with_word(Op::bit_and, bytes, 0xff00ff00);
+    });
+    const Reg even = binary(Op::madd16, a.first, b.first);
+    const Reg sum = integer_add(even, binary(Op::madd16, a.second, b.second));
+    accumulate(inst, Op::add, Type::i32, inst.dst, shift(Op::shift_right_signed, sum, 8));
+  }
+
+  void narrow(Inst inst, std::int64_t form) {
+    inst.imm = form;
+    rewrite_masked(inst);
+  }
+
+  void expand_narrow(Inst inst) {
+    const Reg high = shift(Op::shift_right, inst.a, 16);
+    const Reg odd = with_word(Op::bit_and, high, 1);
+    const Reg sum = integer_add(with_word(Op::add, inst.a, 0x7fff), odd);
+    const Reg number = shift(Op::shift_right, sum, 16);
+    const Reg quiet = with_word(Op::bit_or, high, 0x40);
+    const Reg is_nan = has_masks_ ? fresh_mask() : fresh();
+    Inst& compare = emit(Op::compare, is_nan);
+    compare.a = compare.b = inst.a;
+    compare.b_kind = Operand::reg;
+    compare.imm = static_cast<std::int64_t>(Compare::unordered);
+    const Reg result = fresh();
+    select(result, is_nan, quiet, number);
+    inst.a = result;
+    narrow(inst, kNarrowLowHalves);
+  }
+
   // -- Two-source permutes.
 
   void emit_unmasked(const Inst& inst) {
@@ -241,6 +402,7 @@ class Legaliser {
   }
 
   Program& program_;
+  const Target& target_;
   const bool has_masks_;
   const std::vector<Inst>* stage_code_ = nullptr;
   std::vector<Inst> code_;
@@ -249,12 +411,13 @@ class Legaliser {
   std::vector<Definition> definitions_;  ///< of each vector register; filled when first asked
   Mem broadcast_of_;                     ///< the last broadcast element, if still the same ...
   Reg broadcast_ = kNone;                ///< ... and where it is
+  Parts parts_of_a_, parts_of_b_;        ///< of the last dot product, if still the same
 };
 
 }  // namespace
 
-Program legalise(Program program) {
-  Legaliser legaliser(program);
+Program legalise(Program program, const Target& target) {
+  Legaliser legaliser(program, target);
   for (Stage& stage : program.stages) legaliser.rewrite(stage);
   if (program.mask_registers == 0) program.mreg_count = 0;
   return program;

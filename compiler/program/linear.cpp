@@ -212,7 +212,8 @@ class Lineariser {
   /// Bytes that one unit of a one-byte displacement stands for (EVEX disp8*N).
   std::int64_t displacement_unit(const Inst& in) const {
     if (in.op == Op::prefetch) return 1;
-    const std::int64_t element = element_bytes(in.type);
+    const Address& address = program_.addresses[in.mem.address];
+    const std::int64_t element = element_bytes(program_.buffers[address.buffer].type);
     return is_element_access(in) ? element : program_.lanes * element;
   }
 

@@ -8,16 +8,18 @@
 #include <convt/result.hpp>
 
 #include "compiler/program/program.hpp"
+#include "compiler/target/target.hpp"
 
 namespace convt::program {
 
-/// Rewrites what the target's ISA does not have, before registers are counted. On every ISA the
-/// index of a permute goes into a register. Without mask registers (AVX2) broadcast memory operands
-/// become loads, masked arithmetic and permutes become an unmasked one + select, two-source
-/// permutes become two permutes + select, and masks become vector registers (see
+/// Rewrites what the target does not have, before registers are counted. On every ISA the index of
+/// a permute goes into a register. Dot products and `narrow` to bf16 become what the target has for
+/// them (Target::dot_bf16, dot_u8s8), or several instructions. Without mask registers (AVX2)
+/// broadcast memory operands become loads, masked arithmetic and permutes become an unmasked one +
+/// select, two-source permutes become two permutes + select, and masks become vector registers (see
 /// Program::mask_registers). A permute2 whose index is not a constant (a register that one unmasked
 /// load of a constant writes) is left as it is: such a machine cannot run it.
-Program legalise(Program program);
+Program legalise(Program program, const Target& target);
 
 /// Linear scan over each stage, no spills: an error (ErrorCode::unsupported) when a stage needs
 /// more registers than there are, naming both counts; the planner then shrinks its tile. Mask

@@ -237,7 +237,9 @@ class Printer {
         return "i32 " + a + " >> " + decimal(inst.imm);
       case Op::narrow:
         return "narrow " + a + " to " + to_string(inst.type) +
-               (inst.imm == 0 ? "" : ", " + decimal(inst.imm));
+               (inst.imm == 0               ? ""
+                : inst.imm == kNarrowNative ? " (native)"
+                                            : " (low halves)");
       default:
         return std::string(program::to_string(inst.op)) + " " + a;
     }
@@ -247,6 +249,10 @@ class Printer {
     const std::string a = vector(inst.a), b = operand_b(inst);
     if (is_arithmetic(inst.op) && inst.type == Type::i32) d += "i32 ";
     switch (inst.op) {
+      case Op::dot_bf16:
+        return vector(inst.dst) + " += bf16 dot " + a + ", " + b;
+      case Op::dot_u8s8:
+        return vector(inst.dst) + " += u8s8 dot " + a + ", " + b;
       case Op::mul_add:
         return d + vector(inst.dst) + " * " + a + " + " + b;
       case Op::div:

@@ -124,8 +124,13 @@ constexpr bool is_written(BufferKind kind) {
 }
 constexpr bool is_read(BufferKind kind) { return kind != BufferKind::dst; }
 /// Element types of memory. Vectors have lanes of 32 bits: loads and broadcasts from a buffer of
-/// f16 or bf16 give f32, those from s8, u8 or u16 give i32. `narrow` is the way back. A register
-/// that holds packed elements (`lanes` of them in its low bytes) has their type.
+/// f16 or bf16 give f32, those from s8, u8 or u16 give i32 (a copy of elements as they are goes by
+/// a buffer of u8 or u16). `narrow` is the way back: a register may hold packed elements, `lanes`
+/// of them in its low bytes, the rest being 0. Stores to elements of less than 32 bits take such a
+/// register; streaming stores and memory operands of arithmetic are of elements of 32 bits.
+///
+/// Several buffers that are read may be views of one tensor with elements of different types (bf16,
+/// and pairs of them as i32).
 enum class Type : std::uint8_t { f32, i32, f16, bf16, s8, u8, u16 };
 
 constexpr std::int64_t element_bytes(Type type) {
@@ -182,7 +187,8 @@ enum class Op : std::uint8_t {
   // Vectors. d = dst, a, b = registers; b may instead be a memory operand (whole vector, or one
   // element broadcast to all lanes). Under a mask, a whole-vector operand touches the active lanes
   // only; a broadcast element and the index of a permute are always read whole. From `select` on, b
-  // is a register (but for the index of a permute).
+  // is a register (but for the index of a permute), and from `shift_left` on there is none (but for
+  // compare).
   zero,       ///< d = 0
   copy,       ///< d = a
   load,       ///< d = mem            masked: other lanes are 0 and their memory is not touched
@@ -193,8 +199,9 @@ enum class Op : std::uint8_t {
   prefetch,   ///< hint; imm 1: L1, 2: L2. Never faults, exempt from bounds
   fma,        ///< d = a * b + d, rounded once    masked: other lanes keep d
   mul_add,    ///< d = d * a + b, rounded once    masked (this and below): other lanes keep d
-  dot_bf16,   ///< d += a1*b1 + a0*b0, lanes of a and b being pairs of bf16 (buffers: i32); how it
-              ///< rounds: interpreter.cpp
+  dot_bf16,   ///< d += a1*b1, then d += a0*b0, lanes of a and b being pairs of bf16 (buffers: i32,
+              ///< element 0 in the low half); how it rounds: compiler/target/float_formats.hpp.
+              ///< Two fma where the target has no such instruction
   dot_u8s8,   ///< d (i32) += sum of 4 products, lanes of a being 4 u8, of b 4 s8 (buffers: i32)
   add,        ///< d = a + b          type i32 (this, sub, min, max): integers, wrapping around
   sub,        ///< d = a - b
@@ -212,18 +219,19 @@ enum class Op : std::uint8_t {
   unpack_hi32,  ///< per 128-bit block: a2 b2 a3 b3
   unpack_lo64,  ///< per 128-bit block: a0 a1 b0 b1
   unpack_hi64,  ///< per 128-bit block: a2 a3 b2 b3
+  madd16,       ///< d (i32) = sum of the 2 products of a's and b's signed 16-bit halves
   shuffle128,   ///< 128-bit blocks: d = a[imm&3] a[imm>>2&3] b[imm>>4&3] b[imm>>6&3]; with 8 lanes:
                 ///< d = a[imm&1] b[imm>>1&1]
   shift_left,   ///< d = a << imm, all 32 bits
   shift_right,  ///< d = a >> imm, zeros come in
   shift_right_signed,  ///< d = a >> imm, the sign comes in
-  round,     ///< d = a rounded to an integer, ties to even whatever the caller's rounding mode
-  to_int,    ///< d (i32) = a rounded likewise; -2^31 for NaN and what does not fit
-  to_float,  ///< d (f32) = a (i32), rounded
-  narrow,    ///< d (packed) = a as `type`, of f32 for f16 and bf16 (ties to even), of i32 for s8
-             ///< (clamped)
-  ///< and u8 (clamped, a being unsigned). imm 1: bf16 as AVX512_BF16 does, whose denormals
-  ///< are 0; legalise() decides
+  round,       ///< d = a rounded to an integer, ties to even whatever the caller's rounding mode
+  to_int,      ///< d (i32) = a rounded likewise; -2^31 for NaN and what does not fit
+  to_float,    ///< d (f32) = a (i32), rounded
+  narrow,      ///< d (packed) = a as `type`: of f32 for f16 and bf16 (ties to even), of i32 for s8
+               ///< (clamped), u8 (clamped, a being unsigned) and u16 (the low halves). bf16 has two
+               ///< more forms, of which legalise() takes one. imm 1: denormals become 0 (as with
+               ///< AVX512_BF16); imm 2: the low halves of i32, as of u16
   compare,     ///< mask register d = a < b (imm 0), a <= b (1), a == b (2), a or b is NaN (3)
   mask_const,  ///< mask register d = imm, one bit a lane
 };

@@ -86,19 +86,20 @@ Status check_buffer(const Program& program, const Buffer& buffer) {
   return ok_status();
 }
 
-/// (stride, extent) of each axis, by stride, axes that continue one another joined: equal for
-/// buffers of the same elements. The batch's extent is 0.
-using ElementSet = std::vector<std::pair<std::int64_t, std::int64_t>>;
+/// (stride in bytes, extent) of each axis, by stride, axes that continue one another joined: equal
+/// for buffers of the same bytes. The batch's extent is 0, an element is an axis of bytes.
+using ByteSet = std::vector<std::pair<std::int64_t, std::int64_t>>;
 
-ElementSet element_set(const Buffer& buffer) {
-  ElementSet axes;
+ByteSet byte_set(const Buffer& buffer) {
+  const std::int64_t bytes = element_bytes(buffer.type);
+  ByteSet axes{{1, bytes}};
   for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
     const bool is_batch = static_cast<int>(axis) == buffer.batch_axis;
     if (is_batch || buffer.extent[axis] != 1)
-      axes.emplace_back(buffer.stride[axis], is_batch ? 0 : buffer.extent[axis]);
+      axes.emplace_back(buffer.stride[axis] * bytes, is_batch ? 0 : buffer.extent[axis]);
   }
   std::sort(axes.begin(), axes.end());
-  ElementSet joined;
+  ByteSet joined;
   for (const auto& [stride, extent] : axes) {
     if (!joined.empty() && extent != 0 && stride == joined.back().first * joined.back().second) {
       joined.back().second *= extent;
@@ -115,7 +116,7 @@ Status check_views(const Program& program) {
   for (const Buffer& buffer : program.buffers) {
     const Buffer*& known = first[static_cast<std::size_t>(buffer.kind)];
     if (known == nullptr) known = &buffer;
-    if (is_staged(buffer.kind) && element_set(buffer) != element_set(*known))
+    if (is_staged(buffer.kind) && byte_set(buffer) != byte_set(*known))
       return bad_declaration(program, "buffers '" + known->name + "' and '" + buffer.name +
                                           "' have different elements");
   }

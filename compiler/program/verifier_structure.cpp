@@ -383,13 +383,11 @@ class Walk {
     if (inst.op == Op::mask_const) return imm <= all_lanes();
     if (inst.op == Op::shuffle128) return imm < (program_.lanes == 8 ? 4u : 256u);
     if (inst.op == Op::prefetch) return imm == 1 || imm == 2;
-    if (inst.op == Op::compare) return imm <= static_cast<std::uint64_t>(Compare::unordered);
-    if (is_shift(inst.op)) return imm < 32;
     if (inst.op == Op::store && imm != 0) {
       return inst.mask == kNone && std::has_single_bit(imm) &&
              imm < static_cast<std::uint64_t>(program_.lanes);
     }
-    return true;
+    return program::immediate_fits(inst);
   }
 
   // Memory.
@@ -398,6 +396,9 @@ class Walk {
     const Mem& mem = inst.mem;
     if (mem.address >= program_.addresses.size()) return fail("no such address");
     const Buffer& buffer = program_.buffers[program_.addresses[mem.address].buffer];
+    if (!memory_fits(inst, buffer.type)) {
+      return fail("it cannot access elements of the type of '" + buffer.name + "'");
+    }
     if (mem.lane_axis >= buffer.axes) return fail("lanes run along an axis that does not exist");
     if (!is_element_access(inst) && buffer.stride[mem.lane_axis] != 1) {
       return fail("lanes run along an axis of '" + buffer.name + "' whose stride is not 1");

@@ -340,9 +340,10 @@ void StageEmitter::emit_vector_instruction(std::int32_t at) {
   bool known = false;
   if (has_memory(in)) {
     const Address mem = memory_operand(at);
-    known = emit_vector(code_, in, &mem);
+    known = emit_vector(code_, in, &mem,
+                        program_.buffers[program_.addresses[in.mem.address].buffer].type);
   } else {
-    known = emit_vector(code_, in, nullptr);
+    known = emit_vector(code_, in, nullptr, in.type);
   }
   if (!known) error_ = std::string("AVX-512 has no such form of ") + to_string(in.op);
 }

@@ -38,34 +38,87 @@ void emit_zero(CodeGenerator& code, const Inst& inst) {
   }
 }
 
-void emit_load(CodeGenerator& code, const Inst& inst, const Address& mem) {
-  Zmm dst = destination(inst);
-  if (inst.mask != kNone) dst.setZero();
-  code.vmovups(dst, mem);
+/// Lanes from elements in memory or in the low bytes of a register.
+void emit_widen(CodeGenerator& code, const Zmm& dst, const Xbyak::Operand& from, Type type) {
+  switch (type) {
+    case Type::f32:
+    case Type::i32:
+      code.vmovups(dst, from);
+      break;
+    case Type::f16:
+      code.vcvtph2ps(dst, from);
+      break;
+    case Type::bf16:
+    case Type::u16:
+      code.vpmovzxwd(dst, from);
+      if (type == Type::bf16) code.vpslld(Zmm(dst.getIdx()), Zmm(dst.getIdx()), 16);
+      break;
+    case Type::s8:
+      code.vpmovsxbd(dst, from);
+      break;
+    case Type::u8:
+      code.vpmovzxbd(dst, from);
+      break;
+  }
 }
 
-bool emit_store(CodeGenerator& code, const Inst& inst, const Address& mem) {
-  Address target = mem;
-  if (inst.mask != kNone) target.setOpmaskIdx(inst.mask);
-  switch (inst.imm) {
-    case 0:
-      code.vmovups(target, Zmm(inst.a));
-      return true;
+void emit_load(CodeGenerator& code, const Inst& inst, const Address& mem, Type memory) {
+  Zmm dst = destination(inst);
+  if (inst.mask != kNone) dst.setZero();
+  emit_widen(code, dst, mem, memory);
+}
+
+void emit_broadcast(CodeGenerator& code, const Inst& inst, const Address& mem, Type memory) {
+  const Zmm dst(inst.dst);
+  const Ymm low(inst.dst);
+  switch (program::element_bytes(memory)) {
     case 1:
-      code.vmovss(target, Xmm(inst.a));
-      return inst.mask == kNone;
+      code.vpbroadcastb(Xmm(inst.dst), mem);
+      return emit_widen(code, dst, Xmm(inst.dst), memory);
     case 2:
-      code.vmovlps(target, Xmm(inst.a));
-      return inst.mask == kNone;
-    case 4:
-      code.vmovups(target, Xmm(inst.a));
-      return inst.mask == kNone;
-    case 8:
-      code.vmovups(target, Ymm(inst.a));
-      return inst.mask == kNone;
+      code.vpbroadcastw(memory == Type::bf16 ? dst : low, mem);
+      if (memory == Type::bf16) return code.vpslld(dst, dst, 16);
+      return emit_widen(code, dst, low, memory);
     default:
-      return false;
+      return code.vbroadcastss(dst, mem);
   }
+}
+
+/// `bytes`, a power of 2, from the low end of a register.
+void emit_low_bytes(CodeGenerator& code, const Address& mem, int from, std::int64_t bytes) {
+  const Xmm low(from);
+  switch (bytes) {
+    case 1:
+      return code.vpextrb(mem, low, 0);
+    case 2:
+      return code.vpextrw(mem, low, 0);
+    case 4:
+      return code.vmovss(mem, low);
+    case 8:
+      return code.vmovlps(mem, low);
+    case 16:
+      return code.vmovups(mem, low);
+    case 32:
+      return code.vmovups(mem, Ymm(from));
+    default:
+      return code.vmovups(mem, Zmm(from));
+  }
+}
+
+bool emit_store(CodeGenerator& code, const Inst& inst, const Address& mem, Type memory) {
+  const std::int64_t bytes = program::element_bytes(memory);
+  if (inst.mask == kNone) {
+    const std::int64_t lanes = inst.imm == 0 ? 16 : inst.imm;
+    if (lanes < 1 || lanes > 16 || (lanes & (lanes - 1)) != 0) return false;
+    emit_low_bytes(code, mem, inst.a, lanes * bytes);
+    return true;
+  }
+  Address target = mem;
+  target.setOpmaskIdx(inst.mask);
+  if (bytes == 1) code.vmovdqu8(target, Xmm(inst.a));
+  if (bytes == 2) code.vmovdqu16(target, Ymm(inst.a));
+  if (bytes == 4) code.vmovups(target, Zmm(inst.a));
+  return inst.imm == 0;
 }
 
 bool emit_prefetch(CodeGenerator& code, const Inst& inst, const Address& mem) {
@@ -74,17 +127,17 @@ bool emit_prefetch(CodeGenerator& code, const Inst& inst, const Address& mem) {
   return inst.imm == 1 || inst.imm == 2;
 }
 
-bool emit_access(CodeGenerator& code, const Inst& inst, const Address* mem) {
+bool emit_access(CodeGenerator& code, const Inst& inst, const Address* mem, Type memory) {
   if (mem == nullptr) return false;
   switch (inst.op) {
     case Op::load:
-      emit_load(code, inst, *mem);
+      emit_load(code, inst, *mem, memory);
       return true;
     case Op::broadcast:
-      code.vbroadcastss(destination(inst), *mem);
-      return true;
+      emit_broadcast(code, inst, *mem, memory);
+      return inst.mask == kNone;
     case Op::store:
-      return emit_store(code, inst, *mem);
+      return emit_store(code, inst, *mem, memory);
     case Op::stream:
       code.vmovntps(*mem, Zmm(inst.a));
       return inst.mask == kNone;
@@ -162,8 +215,41 @@ bool emit_arithmetic(CodeGenerator& code, const Inst& inst, const Xbyak::Operand
     case Op::mul:
       code.vmulps(dst, a, b);
       return true;
+    case Op::dot_bf16:
+      code.vdpbf16ps(dst, a, b);
+      return true;
+    case Op::dot_u8s8:
+      code.vpdpbusd(dst, a, b, Xbyak::EvexEncoding);
+      return true;
     default:
       return emit_bitwise(code, inst, b);
+  }
+}
+
+bool emit_narrow(CodeGenerator& code, const Inst& inst) {
+  constexpr std::uint8_t kNearestEven = 0;  // whatever MXCSR says
+  const Ymm half(inst.dst);
+  const Xmm quarter(inst.dst);
+  const Zmm a(inst.a);
+  switch (inst.type) {
+    case Type::f16:
+      code.vcvtps2ph(half, a, kNearestEven);
+      return true;
+    case Type::bf16:
+      if (inst.imm == program::kNarrowNative) code.vcvtneps2bf16(half, a);
+      if (inst.imm == program::kNarrowLowHalves) code.vpmovdw(half, a);
+      return inst.imm != 0;
+    case Type::u16:
+      code.vpmovdw(half, a);
+      return true;
+    case Type::s8:
+      code.vpmovsdb(quarter, a);
+      return true;
+    case Type::u8:
+      code.vpmovusdb(quarter, a);
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -191,6 +277,8 @@ bool emit_unary(CodeGenerator& code, const Inst& inst) {
     case Op::to_float:
       code.vcvtdq2ps(dst, a);
       return true;
+    case Op::narrow:
+      return inst.mask == kNone && emit_narrow(code, inst);
     default:
       return false;
   }
@@ -235,6 +323,9 @@ bool emit_shuffle(CodeGenerator& code, const Inst& inst) {
     case Op::unpack_hi64:
       code.vunpckhpd(dst, a, b);
       return unmasked;
+    case Op::madd16:
+      code.vpmaddwd(dst, a, b);
+      return true;
     case Op::shuffle128:
       code.vshuff32x4(dst, a, b, static_cast<std::uint8_t>(inst.imm));
       return true;
@@ -263,7 +354,7 @@ bool emit_mask_const(CodeGenerator& code, const Inst& inst) {
 
 }  // namespace
 
-bool emit_vector(CodeGenerator& code, const Inst& inst, const Address* mem) {
+bool emit_vector(CodeGenerator& code, const Inst& inst, const Address* mem, Type memory) {
   switch (inst.op) {
     case Op::zero:
       emit_zero(code, inst);
@@ -276,7 +367,7 @@ bool emit_vector(CodeGenerator& code, const Inst& inst, const Address* mem) {
     case Op::store:
     case Op::stream:
     case Op::prefetch:
-      return emit_access(code, inst, mem);
+      return emit_access(code, inst, mem, memory);
     case Op::mask_const:
       return emit_mask_const(code, inst);
     default:
