@@ -13,6 +13,7 @@ namespace convt {
 namespace {
 
 constexpr double kFmaPerCycle = 2, kLoadsPerCycle = 2, kShufflesPerCycle = 2, kFmaLatency = 4;
+constexpr double kConvertedVector = 1, kConvertedBroadcast = 3;
 constexpr double kExposedChain = 0.46;
 constexpr double kSplit = 2.1;          // unaligned vectors mostly straddle two cache lines
 constexpr double kPermutedLoads = 3.6;  // a load under a mask and a permute, in loads
@@ -63,12 +64,14 @@ struct BodyCounts : StepCounts {
   int registers = 0;
 };
 
-/// Instructions that make an input what is multiplied, its load included.
-double input_instructions(const Problem& problem, const Plan& plan) {
-  if (plan.convert || plan.staging.used || plan.panel) return 1;
+/// What making an input from its load costs beyond the load, in loads: a vector of inputs, or one
+/// broadcast.
+double conversion_loads(const Problem& problem, const Plan& plan, bool is_broadcast) {
+  if (plan.convert || plan.staging.used || plan.panel) return 0;
   if (problem.is_int8())
-    return plan.products == Products::f32 ? 3 : problem.dtype == DataType::s8 ? 2 : 1;
-  return plan.products == Products::f32 && problem.dtype != DataType::f32 ? 2 : 1;
+    return plan.products == Products::f32 ? 3 : problem.dtype == DataType::s8 ? 1 : 0;
+  if (plan.products != Products::f32 || problem.dtype == DataType::f32) return 0;
+  return is_broadcast ? kConvertedBroadcast : kConvertedVector;
 }
 
 /// Live multiplies of (phase, tap) pairs; `inputs` counts the distinct inputs they read.
@@ -110,7 +113,8 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   counts.accumulators = static_cast<int>(products.positions * vectors);
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs * input_instructions(problem, plan) + products.taps * vectors;
+  counts.loads = products.inputs * (1 + conversion_loads(problem, plan, true)) +
+                 products.taps * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers =
       counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
@@ -134,8 +138,9 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
 }
 
 /// `rows`: of axis h. `registers`: of the target.
-BodyCounts count_space_lanes(const Plan& plan, const TileProducts& rows, const TileBody& body,
-                             std::int64_t stride, int registers) {
+BodyCounts count_space_lanes(const Problem& problem, const Plan& plan, const TileProducts& rows,
+                             const TileBody& body, int registers) {
+  const std::int64_t stride = spatial_axes(problem)[2].stride;
   BodyCounts counts;
   const double j = plan.channels;
   double weights = 0;
@@ -172,7 +177,8 @@ BodyCounts count_space_lanes(const Plan& plan, const TileProducts& rows, const T
   const double broadcasts = (weights - held) * uses;
   const double vectors = plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   // Unaligned vectors mostly straddle two cache lines.
-  counts.loads = held + broadcasts * broadcast + 1.7 * vectors;
+  counts.loads = held + broadcasts * broadcast +
+                 (1.7 + conversion_loads(problem, plan, false)) * vectors;
   counts.extra_slots = counts.loads - held - (plan.positions > 1 ? broadcasts : 0) - vectors;
   const auto phases = static_cast<std::int64_t>(body.phases.size());
   if (stride > 1)
@@ -205,7 +211,8 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Target& target, c
   counts.accumulators = static_cast<int>(products.positions * j);
   counts.fmas = products.count * j;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs * input_instructions(problem, plan) + products.taps * j;
+  counts.loads =
+      products.inputs * (1 + conversion_loads(problem, plan, false)) + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
   counts.stalls = products.inputs * reduced_line_cycles(problem, target);
   const double phases = static_cast<double>(body.phases.size());
@@ -268,7 +275,9 @@ StepCounts count_group_step(const Problem& problem, const Plan& plan, const Tile
   StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = (inputs * (depthwise(problem) ? 1 : 2) + products.taps) * vectors;
+  const double input_loads =
+      (depthwise(problem) ? 1 : 2) + conversion_loads(problem, plan, false);
+  counts.loads = (inputs * input_loads + products.taps) * vectors;
   counts.splits = inputs * split * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.stalls = inputs * vectors * pixel_stall(problem, plan, in_loop);
@@ -391,8 +400,7 @@ BodyCounts count_body(const Problem& problem, const Target& target, const Plan& 
     case Family::channel_lanes:
       return count_channel_lanes(problem, plan, body);
     case Family::space_lanes:
-      return count_space_lanes(plan, rows, body, spatial_axes(problem)[2].stride,
-                               target.vector_registers);
+      return count_space_lanes(problem, plan, rows, body, target.vector_registers);
     case Family::reduction_lanes:
       return count_reduction_lanes(problem, target, plan, body);
     case Family::group_lanes:
