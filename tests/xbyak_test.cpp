@@ -8,7 +8,9 @@
 #include <cfenv>
 #include <cmath>
 #include <cstring>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compiler/backend/xbyak/emit.hpp"
@@ -17,6 +19,7 @@
 #include "compiler/program/instruction_info.hpp"
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/linear.hpp"
+#include "compiler/program/passes.hpp"
 #include "tests/guarded_buffer.hpp"
 #include "tests/random_program.hpp"
 
@@ -954,6 +957,69 @@ TEST(Xbyak, EqualProgramsMakeEqualBytes) {
   const Result<Code> first = emit_xbyak(program, "x"), second = emit_xbyak(program, "x");
   ASSERT_TRUE(first.ok()) << first.error().message;
   EXPECT_EQ(first->bytes, second->bytes);
+}
+
+TEST(Xbyak, RandomProgramsHaveEveryOp) {
+  std::set<Op> ops;
+  std::set<std::pair<Op, Type>> accesses;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const Program program = test::random_program(seed);
+    for (const Stage& stage : program.stages) {
+      for (const Inst& inst : stage.code) {
+        ops.insert(inst.op);
+        if (!has_memory(inst)) continue;
+        accesses.insert(
+            {inst.op, program.buffers[program.addresses[inst.mem.address].buffer].type});
+      }
+    }
+  }
+  for (int op = 0; op <= static_cast<int>(Op::mask_const); ++op) {
+    const bool is_there = ops.count(static_cast<Op>(op)) != 0;
+    // Streams need aligned addresses, copies are moves.
+    const bool left_out = static_cast<Op>(op) == Op::stream || static_cast<Op>(op) == Op::copy;
+    EXPECT_TRUE(is_there || left_out) << to_string(static_cast<Op>(op));
+  }
+  for (const Type type : kTypes) {
+    EXPECT_TRUE(accesses.count({Op::load, type}) != 0);
+    EXPECT_TRUE(accesses.count({Op::broadcast, type}) != 0);
+    EXPECT_TRUE(type == Type::i32 || accesses.count({Op::store, type}) != 0);
+  }
+}
+
+/// As a machine without dot products gets them.
+TEST(Xbyak, ExpandedDotProductsEqualTheInterpreter) {
+  Builder b("expanded", 16, 32, 7);
+  const BufferId src = b.buffer(dense(BufferKind::src, {8, 64}));
+  const BufferId dst = b.buffer(dense(BufferKind::dst, {8, 64}));
+  b.begin_stage("main");
+  const Reg mask = b.mask(0x5a3c);
+  const auto at = [&](BufferId buffer, std::int64_t row, std::int64_t column) {
+    Mem mem;
+    mem.address = b.address(buffer, {Affine(row), Affine(column)});
+    mem.lane_axis = 1;
+    return mem;
+  };
+  std::int64_t row = 0;
+  for (const Op op : {Op::dot_bf16, Op::dot_u8s8}) {
+    for (const Reg m : {kNone, mask}) {
+      const Reg d = b.vector(), x = b.vector();
+      b.load(x, at(src, row, 0));
+      b.load(d, at(src, row, 16));
+      b.binary(op, d, x, d, m);
+      b.store(at(dst, row, 0), d);
+      b.binary(op, d, x, at(src, row, 30), Operand::vector_mem, m);
+      b.store(at(dst, row, 16), d);
+      b.binary(op, d, x, at(src, row, 3), Operand::broadcast_mem, m);
+      b.store(at(dst, row, 32), d);
+      b.narrow(d, x, Type::bf16);
+      b.store(at(dst, row++, 48), d);
+    }
+  }
+  b.end_stage();
+  const Result<Program> program =
+      allocate_registers(legalise(b.finish(), generic_target(Isa::avx512)));
+  ASSERT_TRUE(program.ok()) << program.error().message;
+  expect_same(*program);
 }
 
 TEST(Xbyak, RandomProgramsEqualTheInterpreter) {
