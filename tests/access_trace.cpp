@@ -18,7 +18,7 @@ class Tracer {
     for (const Buffer& buffer : program.buffers) {
       written_.emplace_back(static_cast<std::size_t>(elements(buffer)), 0);
       if (is_staged(buffer.kind))
-        staged(buffer.kind).resize(static_cast<std::size_t>(span(buffer)));
+        staged(buffer.kind).resize(static_cast<std::size_t>(span(buffer) * bytes(buffer)));
     }
   }
 
@@ -62,7 +62,9 @@ class Tracer {
     return std::max<std::int64_t>(last + 1, 0);
   }
 
-  /// Staged tensors are seen through several buffers: their elements count by where they stand.
+  static std::int64_t bytes(const Buffer& buffer) { return element_bytes(buffer.type); }
+
+  /// Staged tensors are seen through several buffers: their bytes count by where they stand.
   Counts& staged(BufferKind kind) {
     return kind == BufferKind::staged_src ? staged_src_ : staged_dst_;
   }
@@ -209,9 +211,11 @@ class Tracer {
       flat = flat * extent(buffer, axis) + index;
       place += buffer.stride[axis] * index;
     }
-    if (is_staged(buffer.kind)) {
-      return count(inst, buffer, staged(buffer.kind), static_cast<std::size_t>(place));
+    for (std::int64_t byte = 0; is_staged(buffer.kind) && byte < bytes(buffer); ++byte) {
+      const std::int64_t at = place * bytes(buffer) + byte;
+      count(inst, buffer, staged(buffer.kind), static_cast<std::size_t>(at));
     }
+    if (is_staged(buffer.kind)) return;
     count(inst, buffer, written_[address.buffer], static_cast<std::size_t>(flat));
   }
 

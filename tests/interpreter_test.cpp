@@ -245,6 +245,125 @@ TEST_P(InterpreterLanes, RoundsToEven) {
       });
 }
 
+/// Runs code on src seen as elements of a type, of these bytes; d begins as 5.
+void expect_converted(int lane_count, Type type, const std::vector<std::uint8_t>& bytes,
+                      const std::vector<float>& expected, bool integer) {
+  Sketch s(lane_count);
+  std::memcpy(s.source.data(), bytes.data(), bytes.size());
+  Buffer buffer;
+  buffer.type = type;
+  buffer.extent = {16};
+  buffer.stride = {1};
+  const BufferId narrow = s.b.buffer(buffer);
+  const auto element = [&](std::int32_t column) {
+    Mem mem;
+    mem.address = s.b.address(narrow, {Affine(column)});
+    return mem;
+  };
+  const Reg whole = s.b.vector(), masked = s.b.vector(), one = s.b.vector();
+  s.b.load(whole, element(0));
+  s.b.load(masked, element(1), s.b.mask(0b101));
+  s.b.broadcast(one, element(1));
+  std::int64_t column = 0;
+  for (const Reg reg : {whole, masked, one}) {
+    if (integer) s.b.unary(Op::to_float, reg, reg);
+    s.store(reg, column);
+    column += 16;
+  }
+  const Status status = s.run();
+  ASSERT_TRUE(status.ok()) << status.error().message;
+  EXPECT_EQ(s.lanes(expected.size()), expected);
+  EXPECT_EQ(s.lanes(4, 16), (std::vector<float>{expected[1], 0, expected[3], 0}));
+  EXPECT_EQ(s.lanes(8, 32), std::vector<float>(8, expected[1]));
+}
+
+TEST_P(InterpreterLanes, LoadsConvert) {
+  const int lanes = GetParam();
+  expect_converted(lanes, Type::f16, {0, 0x3c, 0, 0xc0, 1, 0, 0xff, 0x7b}, {1, -2, 0x1p-24f, 65504},
+                   false);
+  expect_converted(lanes, Type::bf16, {0x80, 0x3f, 0, 0xc0, 1, 0, 0x7f, 0x7f},
+                   {1, -2, 0x1p-133f, 0x1.fep127f}, false);
+  expect_converted(lanes, Type::s8, {1, 0xff, 0x80, 0x7f}, {1, -1, -128, 127}, true);
+  expect_converted(lanes, Type::u8, {1, 0xff, 0x80, 0x7f}, {1, 255, 128, 127}, true);
+  expect_converted(lanes, Type::u16, {1, 0, 0xff, 0xff, 0, 0x80, 2, 1}, {1, 65535, 32768, 258},
+                   true);
+}
+
+/// The bytes of dst after a store of `narrow a to type`, whole and of the first two lanes.
+void expect_narrowed(int lane_count, Type type, const std::vector<std::uint32_t>& words,
+                     std::vector<std::uint8_t> expected) {
+  Sketch s(lane_count);
+  Buffer buffer;
+  buffer.kind = BufferKind::dst;
+  buffer.type = type;
+  buffer.extent = {512};
+  buffer.stride = {1};
+  const BufferId narrow = s.b.buffer(buffer);
+  const auto element = [&](std::int32_t column) {
+    Mem mem;
+    mem.address = s.b.address(narrow, {Affine(column)});
+    return mem;
+  };
+  const Reg d = s.b.vector();
+  s.b.narrow(d, s.load_words(words), type);
+  s.b.store(element(0), d);
+  s.b.store_first(element(64), d, 2);
+  s.b.store(element(128), d, s.b.mask(0b1001));
+  const Status status = s.run();
+  ASSERT_TRUE(status.ok()) << status.error().message;
+  const auto size = static_cast<std::size_t>(element_bytes(type));
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(s.result.data());
+  const std::vector<std::uint8_t> untouched{0x00, 0x00, 0x80, 0xbf};  // -1
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), bytes));
+  const std::size_t end = size * static_cast<std::size_t>(lane_count);
+  EXPECT_TRUE(std::equal(untouched.begin(), untouched.end(), bytes + end));
+  EXPECT_TRUE(std::equal(expected.begin(), expected.begin() + 2 * static_cast<int>(size),
+                         bytes + 64 * size));
+  EXPECT_EQ(bytes[66 * size], untouched[2 * size % 4]);
+  for (std::size_t i = 0; i < 4 * size; ++i) {
+    const bool active = i / size == 0 || i / size == 3;
+    EXPECT_EQ(bytes[128 * size + i], active ? expected[i] : untouched[i % 4]) << i;
+  }
+}
+
+TEST_P(InterpreterLanes, NarrowPacksAndStoresKeepToElements) {
+  const std::vector<std::uint32_t> floats{bits_of(1), bits_of(-1e9f), 0x3f808000, 0x3f818000};
+  expect_narrowed(GetParam(), Type::f16, floats, {0, 0x3c, 0, 0xfc, 4, 0x3c, 12, 0x3c});
+  expect_narrowed(GetParam(), Type::bf16, floats, {0x80, 0x3f, 0x6e, 0xce, 0x80, 0x3f, 0x82, 0x3f});
+  const std::vector<std::uint32_t> words{7, 0xffffff00, 300, 0x00028182};
+  expect_narrowed(GetParam(), Type::u16, words, {7, 0, 0, 0xff, 0x2c, 1, 0x82, 0x81});
+  expect_narrowed(GetParam(), Type::s8, words, {7, 0x80, 127, 127});
+  expect_narrowed(GetParam(), Type::u8, words, {7, 255, 255, 255});
+}
+
+TEST_P(InterpreterLanes, DotProducts) {
+  expect_lanes(
+      GetParam(),
+      [](Sketch& s, Reg d, Reg, Reg) {
+        std::vector<std::uint32_t> pairs(16, 0x40003f80);  // 1 and 2
+        pairs[1] = 0x00400040;                             // denormals
+        s.b.binary(Op::dot_bf16, d, s.load_words(pairs), s.load_words(pairs));
+      },
+      [](std::size_t l) { return l == 1 ? 5.0f : 10.0f; });
+  expect_lanes(
+      GetParam(),
+      [](Sketch& s, Reg d, Reg, Reg) {
+        s.b.zero(d);
+        const std::vector<std::uint32_t> bytes(16, 0xff800102);
+        s.b.binary(Op::dot_u8s8, d, s.load_words(bytes), s.load_words(bytes), s.b.mask(0b101));
+        s.b.unary(Op::to_float, d, d);
+      },
+      [](std::size_t l) { return l == 0 || l == 2 ? 4.0f + 1 - 128 * 128 - 255 : 0.0f; });
+  expect_lanes(
+      GetParam(),
+      [](Sketch& s, Reg d, Reg, Reg) {
+        const std::vector<std::uint32_t> halves(16, 0x8000ffff), others(16, 0x7fff0002);
+        s.b.binary(Op::madd16, d, s.load_words(halves), s.load_words(others));
+        s.b.unary(Op::to_float, d, d);
+      },
+      [](std::size_t) { return static_cast<float>(-32768 * 32767 - 2); });
+}
+
 TEST_P(InterpreterLanes, MemoryOperands) {
   expect_lanes(
       GetParam(),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "compiler/program/instruction_info.hpp"
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/passes.hpp"
+#include "compiler/target/float_formats.hpp"
 #include "tests/virtual_program.hpp"
 
 namespace convt::program {
@@ -279,8 +281,133 @@ TEST(Legalise, MasksOf64BitUnpacksCount32BitLanes) {
   EXPECT_EQ(all.back(), Op::select);
 }
 
+/// Words of all kinds, none of which is a small number when taken for two bf16.
+std::uint32_t word(std::uint32_t& state) {
+  state = state * 1664525u + 1013904223u;
+  return (state ^ state >> 15) & 0xbfffbfff;
+}
+
+/// What `code` leaves in its first argument, which begins as words from memory like the others.
+/// Legalised for the target.
+std::vector<std::uint32_t> run_on_words(
+    int lanes, const Target& target,
+    const std::function<void(Sketch&, Reg d, Reg a, Reg b)>& code) {
+  Sketch s(lanes, target.mask_registers);
+  const Reg d = s.load(0), a = s.load(16), b = s.load(32);
+  code(s, d, a, b);
+  s.b.store(s.at(s.dst, 0), d);
+  Result<Program> program = allocate_registers(legalise(s.finish(), target));
+  EXPECT_TRUE(program.ok()) << program.error().message;
+  std::vector<std::uint32_t> src(64), dst(64, 0x4b0b4b0b);
+  std::uint32_t state = 5;
+  for (std::uint32_t& value : src) value = word(state);
+  src[17] = 0xffffffff;  // -1 and 255, four times
+  src[33] = 0x80808080;
+  src[18] = 0x7fc00001;
+  src[19] = 0xff800001;
+  src[20] = 0x7f800000;
+  src[21] = 0x00008001;
+  src[22] = 0x3f808000;
+  src[23] = 0x3f818000;
+  Args args;
+  args.src = src.data();
+  args.dst = dst.data();
+  args.batch = 1;
+  const Status status = interpret(*program, 0, args, 0, 1);
+  EXPECT_TRUE(status.ok()) << status.error().message;
+  return dst;
+}
+
+Target with_dot_products(Target target) {
+  target.dot_bf16 = target.dot_u8s8 = true;
+  return target;
+}
+
+/// The same, whether the target has the instruction or not, on every ISA.
+void expect_equal_expansion(const std::function<void(Sketch&, Reg d, Reg a, Reg b)>& code) {
+  const Target avx512 = generic_target(Isa::avx512), avx2 = generic_target(Isa::avx2);
+  const auto native = run_on_words(16, with_dot_products(avx512), code);
+  EXPECT_EQ(run_on_words(16, avx512, code), native);
+  const auto half = run_on_words(8, with_dot_products(avx512), code);
+  EXPECT_EQ(run_on_words(8, avx2, code), half);
+}
+
+TEST(Legalise, DotProductsOfBytesAreExact) {
+  expect_equal_expansion([](Sketch& s, Reg d, Reg a, Reg b) {
+    s.b.binary(Op::dot_u8s8, d, a, b);
+    s.b.binary(Op::dot_u8s8, d, b, a);
+    s.b.binary(Op::dot_u8s8, d, a, a, s.b.mask(0x35));
+    s.b.binary(Op::dot_u8s8, d, a, s.at(s.src, 41), Operand::vector_mem, s.b.mask(0x5a));
+    s.b.binary(Op::dot_u8s8, d, b, s.at(s.src, 17), Operand::broadcast_mem);
+    s.b.binary(Op::dot_u8s8, d, d, d);
+    s.b.binary(Op::dot_u8s8, d, d, b);  // d is another one
+  });
+}
+
+TEST(Legalise, DotProductsOfBf16AreTwoProducts) {
+  expect_equal_expansion([](Sketch& s, Reg d, Reg a, Reg b) {
+    // Nothing here is denormal: the machine's own takes those for 0.
+    const Reg low = s.b.vector();
+    s.b.load(low, s.words({0x3f803f80, 0x40013f03, 0x3f133f01, 0x40004000, 0xbf80bf80, 0x3f803f80,
+                           0x3f813f83, 0x3f803f84}));
+    s.b.binary(Op::bit_and, a, a, low);
+    s.b.binary(Op::bit_and, b, b, low);
+    s.b.binary(Op::bit_or, a, a, low);
+    s.b.binary(Op::bit_or, b, b, low);
+    s.b.copy(d, low);
+    s.b.binary(Op::dot_bf16, d, a, b);
+    s.b.binary(Op::dot_bf16, d, b, a, s.b.mask(0x35));
+    s.b.binary(Op::dot_bf16, d, low, a);
+    s.b.binary(Op::dot_bf16, d, low, b);
+    s.b.binary(Op::dot_bf16, b, low, a);
+    s.b.binary(Op::dot_bf16, d, low, b);  // b is another one
+  });
+}
+
+TEST(Legalise, DotProductsShareTheirParts) {
+  Sketch s;
+  const Reg a = s.load(0), d = s.load(8), e = s.load(16);
+  s.b.binary(Op::dot_bf16, d, a, s.at(s.src, 3), Operand::broadcast_mem);
+  s.b.binary(Op::dot_bf16, e, a, s.at(s.src, 3), Operand::broadcast_mem);
+  EXPECT_EQ(ops(s.legalised()),
+            (std::vector{Op::load, Op::load, Op::load, Op::broadcast, Op::bit_and, Op::shift_left,
+                         Op::bit_and, Op::shift_left, Op::fma, Op::fma, Op::fma, Op::fma}));
+}
+
+TEST(Legalise, NarrowingToBf16IsRoundedLikeTheInterpreters) {
+  for (const int lanes : {8, 16}) {
+    const Target target = generic_target(lanes == 8 ? Isa::avx2 : Isa::avx512);
+    const auto words = run_on_words(
+        lanes, target, [](Sketch& s, Reg d, Reg a, Reg) { s.b.narrow(d, a, Type::bf16); });
+    Sketch s(lanes, target.mask_registers);
+    std::uint32_t state = 5;
+    std::vector<std::uint32_t> src(64);
+    for (std::uint32_t& value : src) value = word(state);
+    const std::uint32_t specials[] = {0xffffffff, 0x7fc00001, 0xff800001, 0x7f800000,
+                                      0x00008001, 0x3f808000, 0x3f818000};
+    std::copy(std::begin(specials), std::end(specials), src.begin() + 17);
+    for (int l = 0; l < lanes; ++l) {
+      const auto at = static_cast<std::size_t>(l);
+      const std::uint32_t pair = words[at / 2] >> (at % 2 * 16) & 0xffff;
+      EXPECT_EQ(pair, f32_to_bf16(src[16 + at])) << "lane " << l;
+    }
+  }
+}
+
+TEST(Legalise, TheMachinesOwnNarrowingIsTaken) {
+  Sketch s(16, 7);
+  const Reg a = s.load(0);
+  s.b.narrow(a, a, Type::bf16);
+  const Program program = legalise(s.finish(), with_dot_products(generic_target(Isa::avx512)));
+  EXPECT_EQ(ops(program), (std::vector{Op::load, Op::narrow}));
+  EXPECT_EQ(program.stages[0].code[1].imm, kNarrowNative);
+}
+
 bool is_legal(const Inst& inst) {
-  return inst.b_kind != Operand::broadcast_mem && inst.op != Op::mask_const &&
+  const bool is_expanded =
+      inst.op == Op::dot_bf16 || inst.op == Op::dot_u8s8 ||
+      (inst.op == Op::narrow && inst.type == Type::bf16 && inst.imm != kNarrowLowHalves);
+  return !is_expanded && inst.b_kind != Operand::broadcast_mem && inst.op != Op::mask_const &&
          inst.op != Op::permute2 && !(inst.op == Op::permute && inst.b_kind != Operand::reg) &&
          (inst.mask == kNone || inst.op == Op::load || inst.op == Op::store ||
           inst.op == Op::select);

@@ -38,7 +38,7 @@ std::uint32_t seed() {
 // ---- Running.
 
 std::size_t buffer_bytes(const Program& program, BufferKind kind) {
-  std::int64_t elements = 0;
+  std::int64_t bytes = 0;
   for (const Buffer& buffer : program.buffers) {
     if (buffer.kind != kind) continue;
     std::int64_t last = 0;
@@ -47,9 +47,9 @@ std::size_t buffer_bytes(const Program& program, BufferKind kind) {
       const std::int64_t extent = axis == buffer.batch_axis ? kBatch : buffer.extent[a];
       last += (extent - 1) * buffer.stride[a];
     }
-    elements = std::max(elements, last + 1);
+    bytes = std::max(bytes, (last + 1) * element_bytes(buffer.type));
   }
-  return static_cast<std::size_t>(elements) * sizeof(float);
+  return static_cast<std::size_t>(bytes);
 }
 
 /// Memory for one interpreted run of a Program, each buffer between guard pages.
@@ -59,16 +59,25 @@ class Run {
     std::uint32_t state = 1;
     for (const BufferKind kind :
          {BufferKind::src, BufferKind::weights, BufferKind::bias, BufferKind::dst,
-          BufferKind::workspace, BufferKind::staged_src, BufferKind::staged_dst}) {
+          BufferKind::workspace, BufferKind::staged_src, BufferKind::staged_dst,
+          BufferKind::residual, BufferKind::parameters, BufferKind::input_parameters}) {
       GuardedBuffer& buffer = buffers_.emplace_back(buffer_bytes(program, kind), GuardedEnd::back);
       for (float& value : buffer.floats()) {
         value = static_cast<float>(state >> 16) / 65536.0f;
         state = state * 1664525u + 1013904223u;
       }
     }
-    args_ = {buffers_[0].data(), buffers_[1].data(), buffers_[2].data(),
-             buffers_[3].data(), buffers_[4].data(), kBatch,
-             buffers_[5].data(), buffers_[6].data()};
+    args_ = {buffers_[0].data(),
+             buffers_[1].data(),
+             buffers_[2].data(),
+             buffers_[3].data(),
+             buffers_[4].data(),
+             kBatch,
+             buffers_[5].data(),
+             buffers_[6].data(),
+             buffers_[7].data(),
+             static_cast<const float*>(buffers_[8].data()),
+             static_cast<const float*>(buffers_[9].data())};
   }
 
   Status run(const Program& program) {
@@ -138,7 +147,7 @@ TEST(Mutation, HandWrittenPrograms) {
   Counts counts;
   for (const Program& program :
        {copy_program(), rows_program(), tiles_program({0, 0, 1, 16, 1, 0, 0, 16}),
-        batch_loop_program(), batch_unrolled_program(1), panel_program()}) {
+        batch_loop_program(), batch_unrolled_program(1), panel_program(), epilogue_program()}) {
     ASSERT_TRUE(verify(program).ok());
     check_mutants(program, 200, random, counts);
     if (HasFatalFailure()) break;

@@ -338,6 +338,23 @@ TEST(Printer, EveryOperation) {
   b.permute2(u, v, v);
   b.binary(Op::unpack_hi64, u, v, v);
   b.shuffle128(u, v, v, 0x4e);
+  b.mul_add(u, v, v);
+  b.binary(Op::div, u, v, v);
+  b.binary(Op::max, u, v, v);
+  b.integer(Op::add, u, v, v);
+  b.integer(Op::min, u, v, v);
+  b.binary(Op::bit_and, u, v, v);
+  b.binary(Op::bit_or, u, v, v);
+  b.binary(Op::bit_xor, u, v, v);
+  b.unary(Op::shift_left, u, v, 3);
+  b.unary(Op::shift_right, u, v, 4);
+  b.unary(Op::shift_right_signed, u, v, 5);
+  b.unary(Op::round, u, v);
+  b.narrow(u, v, Type::s8);
+  b.binary(Op::dot_bf16, u, v, v);
+  b.binary(Op::dot_u8s8, u, v, v);
+  b.compare(Compare::less_equal, u, v);
+  b.compare(Compare::unordered, u, v);
   const std::string text = to_text(b.finish());
   EXPECT_THAT(text, HasSubstr("grid (block ceil(N/4))\n"
                               "  images = min(4, N - 4*block)\n"
@@ -354,7 +371,24 @@ TEST(Printer, EveryOperation) {
                               "  v1 = permute v0 by v0 {k0, zero}\n"
                               "  v1 = permute2 v1, v0 by v0\n"
                               "  v1 = unpack_hi64 v0, v0\n"
-                              "  v1 = shuffle128 v0, v0, 0x4e\n"));
+                              "  v1 = shuffle128 v0, v0, 0x4e\n"
+                              "  v1 = v1 * v0 + v0\n"
+                              "  v1 = v0 / v0\n"
+                              "  v1 = max v0, v0\n"
+                              "  v1 = i32 v0 + v0\n"
+                              "  v1 = i32 min v0, v0\n"
+                              "  v1 = v0 & v0\n"
+                              "  v1 = v0 | v0\n"
+                              "  v1 = v0 ^ v0\n"
+                              "  v1 = v0 << 3\n"
+                              "  v1 = v0 >> 4\n"
+                              "  v1 = i32 v0 >> 5\n"
+                              "  v1 = round v0\n"
+                              "  v1 = narrow v0 to s8\n"
+                              "  v1 += bf16 dot v0, v0\n"
+                              "  v1 += u8s8 dot v0, v0\n"
+                              "  k1 = v1 <= v0\n"
+                              "  k2 = v1 unordered v0\n"));
 }
 
 TEST(Printer, ConstantsAreShown) {

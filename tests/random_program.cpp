@@ -1,8 +1,10 @@
 #include "tests/random_program.hpp"
 
 #include <array>
+#include <map>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compiler/program/builder.hpp"
@@ -30,8 +32,11 @@ constexpr std::int32_t kMaxDelta = 5;
 constexpr std::int64_t kOuterExtent = 2 * kMaxScalar + kMaxDelta + 1;
 constexpr std::int64_t kLaneExtent = kOuterExtent + 15;
 
-// Roles of the vector registers: values that stay below 1, sums of their products, indices.
-constexpr Reg kInputs = 12, kSums = 12, kIndices = 2, kMasks = 3;
+// Roles of the vector registers: values that stay below 1, sums of their products, indices; bits,
+// which no NaN goes into (the payload of one that arithmetic made is not defined), and a float
+// that is none. Masks: constant ones, and one that comparisons write.
+constexpr Reg kInputs = 9, kSums = 10, kIndices = 2, kBits = 6, kMasks = 2;
+constexpr Reg kNumber = kInputs + kSums + kIndices + kBits;
 
 class Generator {
  public:
@@ -41,10 +46,24 @@ class Generator {
     declare();
     const int stages = pick(1, 2);
     for (int i = 0; i < stages; ++i) make_stage();
-    return as_allocated(builder_.finish());
+    Program program = builder_.finish();
+    for (program::Stage& stage : program.stages) finish(stage);
+    return as_allocated(std::move(program));
   }
 
  private:
+  /// Each stage has its masks, then one that all its comparisons write. bf16 has no form yet.
+  void finish(program::Stage& stage) {
+    std::map<Reg, Reg> masks;
+    Reg next = 0;
+    for (program::Inst& inst : stage.code) {
+      if (inst.op == Op::mask_const) masks[inst.dst] = next++;
+      if (inst.op == Op::compare) masks[inst.dst] = kMasks;
+      if (inst.op == Op::narrow && inst.type == program::Type::bf16) inst.imm = pick(1, 2);
+      for_each_register(inst, [&](Reg& reg, bool is_mask) { reg = is_mask ? masks[reg] : reg; });
+    }
+  }
+
   int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
   bool chance(int percent) { return pick(1, 100) <= percent; }
   template <class T>
@@ -54,20 +73,35 @@ class Generator {
   Reg input() { return static_cast<Reg>(pick(0, kInputs - 1)); }
   Reg sum() { return static_cast<Reg>(kInputs + pick(0, kSums - 1)); }
   Reg index_register() { return static_cast<Reg>(kInputs + kSums + pick(0, kIndices - 1)); }
+  Reg bits() { return static_cast<Reg>(kInputs + kSums + kIndices + pick(0, kBits - 1)); }
   Reg mask() { return pick_of(masks_); }
   Reg maybe_mask() { return chance(30) ? mask() : kNone; }
+
+  BufferId declare(BufferKind kind, program::Type type) {
+    program::Buffer buffer;
+    buffer.kind = kind;
+    buffer.type = type;
+    buffer.name = "buffer" + std::to_string(static_cast<int>(kind));
+    buffer.axes = 3;
+    buffer.extent = {kOuterExtent, kOuterExtent, kLaneExtent};
+    buffer.stride = {kOuterExtent * kLaneExtent, kLaneExtent, 1};
+    return builder_.buffer(buffer);
+  }
 
   void declare() {
     for (BufferKind kind : {BufferKind::src, BufferKind::weights, BufferKind::bias, BufferKind::dst,
                             BufferKind::workspace}) {
-      program::Buffer buffer;
-      buffer.kind = kind;
-      buffer.name = "buffer" + std::to_string(static_cast<int>(kind));
-      buffer.axes = 3;
-      buffer.extent = {kOuterExtent, kOuterExtent, kLaneExtent};
-      buffer.stride = {kOuterExtent * kLaneExtent, kLaneExtent, 1};
-      buffers_.push_back(builder_.buffer(buffer));
+      buffers_.push_back(declare(kind, program::Type::f32));
     }
+    using program::Type;
+    for (Type type : {Type::f32, Type::i32, Type::f16, Type::bf16, Type::s8, Type::u8, Type::u16}) {
+      for (BufferKind kind : {BufferKind::residual, BufferKind::parameters}) {
+        narrow_inputs_.push_back(declare(kind, type));
+      }
+    }
+    packed_outputs_ = {
+        declare(BufferKind::staged_src, pick_of<Type>({Type::f16, Type::bf16, Type::u16})),
+        declare(BufferKind::staged_dst, pick_of<Type>({Type::s8, Type::u8}))};
     const int tables = pick(1, 3);
     for (int i = 0; i < tables; ++i) {
       const int columns = pick(1, 3);
@@ -109,13 +143,17 @@ class Generator {
     for (Reg i = 0; i < kMasks; ++i) {
       masks_.push_back(builder_.mask(static_cast<std::uint64_t>(pick(0, 0xffff))));
     }
-    for (Reg i = 0; i < kInputs + kSums + kIndices; ++i) builder_.vector();
+    for (Reg i = 0; i <= kNumber; ++i) builder_.vector();
     for (Reg i = 0; i < kInputs; ++i) builder_.load(i, lanes());
     for (Reg i = 0; i < kSums; ++i) builder_.zero(static_cast<Reg>(kInputs + i));
     for (Reg i = 0; i < kIndices; ++i) {
       builder_.load(static_cast<Reg>(kInputs + kSums + i), random_constant(31), kNone,
                     program::Type::i32);
     }
+    for (Reg i = 0; i < kBits; ++i) {
+      builder_.load(static_cast<Reg>(kInputs + kSums + kIndices + i), words());
+    }
+    masks_.push_back(builder_.compare(program::Compare::less, input(), input()));
   }
 
   Mem random_constant(int max) {
@@ -144,6 +182,19 @@ class Generator {
           builder_.address(buffers_[buffer], {random_affine(), random_affine(), random_affine()});
       known.push_back({mem.address, scalars_.size()});
     }
+    for (std::size_t axis = 0; axis < 3; ++axis) mem.delta[axis] = pick(0, kMaxDelta);
+    mem.lane_axis = 2;
+    return mem;
+  }
+
+  /// An element type of memory that is never stored to.
+  Mem any_type() { return make_mem(pick_of(narrow_inputs_)); }
+  /// Words that are no arithmetic's result.
+  Mem words() { return make_mem(narrow_inputs_[static_cast<std::size_t>(pick(0, 3))]); }
+
+  Mem make_mem(BufferId buffer) {
+    Mem mem;
+    mem.address = builder_.address(buffer, {random_affine(), random_affine(), random_affine()});
     for (std::size_t axis = 0; axis < 3; ++axis) mem.delta[axis] = pick(0, kMaxDelta);
     mem.lane_axis = 2;
     return mem;
@@ -206,13 +257,101 @@ class Generator {
     leave_scope(in_scope);
   }
 
+  Operand in_memory() { return pick_of<Operand>({Operand::vector_mem, Operand::broadcast_mem}); }
+
+  void make_float_op() {
+    const Op op =
+        pick_of<Op>({Op::fma, Op::mul_add, Op::add, Op::sub, Op::mul, Op::div, Op::min, Op::max});
+    switch (pick(0, 5)) {
+      case 0:
+        return builder_.binary(op, sum(), sum(), sum(), maybe_mask());
+      case 1:
+        return builder_.binary(op, sum(), sum(), lanes(), in_memory(), maybe_mask());
+      case 2:
+        return builder_.unary(Op::round, sum(), sum(), 0, maybe_mask());
+      case 3:
+        return builder_.unary(Op::to_float, sum(), bits(), 0, maybe_mask());
+      case 4:
+        return builder_.unary(Op::to_int, bits(), sum(), 0, maybe_mask());
+      default:
+        return compare(static_cast<program::Compare>(pick(0, 3)));
+    }
+  }
+
+  void compare(program::Compare predicate) {
+    const Reg a = sum(), b = chance(50) ? input() : sum();
+    builder_.compare(predicate, a, b);
+  }
+
+  void make_bits_op() {
+    switch (pick(0, 7)) {
+      case 0:
+        return builder_.binary(pick_of<Op>({Op::bit_and, Op::bit_or, Op::bit_xor}), bits(), bits(),
+                               bits(), maybe_mask());
+      case 1:
+        return builder_.binary(pick_of<Op>({Op::bit_and, Op::bit_or, Op::bit_xor}), bits(), bits(),
+                               words(), in_memory(), maybe_mask());
+      case 2:
+        return builder_.unary(
+            pick_of<Op>({Op::shift_left, Op::shift_right, Op::shift_right_signed}), bits(), bits(),
+            pick(0, 31), maybe_mask());
+      case 3:
+        return builder_.integer(pick_of<Op>({Op::add, Op::sub, Op::min, Op::max}), bits(), bits(),
+                                bits(), maybe_mask());
+      case 4:
+        return builder_.integer(pick_of<Op>({Op::add, Op::sub, Op::min, Op::max}), bits(), bits(),
+                                words(), in_memory(), maybe_mask());
+      case 5:
+        return builder_.binary(Op::dot_u8s8, bits(), bits(), bits(), maybe_mask());
+      case 6:
+        return builder_.binary(Op::dot_u8s8, bits(), bits(), words(), in_memory(), maybe_mask());
+      default:
+        return builder_.binary(Op::madd16, bits(), bits(), bits(), maybe_mask());
+    }
+  }
+
+  void make_narrow_op() {
+    using program::Type;
+    switch (pick(0, 7)) {
+      case 0:
+        return builder_.load(sum(), any_type(), maybe_mask());
+      case 1:
+        return builder_.broadcast(sum(), any_type());
+      case 2:
+        return chance(50) ? builder_.load(bits(), any_type(), maybe_mask())
+                          : builder_.broadcast(bits(), any_type());
+      case 3:
+        builder_.load(kNumber, words());
+        return builder_.narrow(bits(), kNumber, Type::f16);
+      case 4:
+        builder_.load(kNumber, words());
+        return builder_.narrow(bits(), kNumber, Type::bf16);
+      case 5:
+        return builder_.narrow(bits(), bits(), pick_of<Type>({Type::s8, Type::u8, Type::u16}));
+      case 6:
+        return chance(50) ? builder_.binary(Op::dot_bf16, sum(), bits(), bits(), maybe_mask())
+                          : builder_.binary(Op::dot_bf16, sum(), bits(), words(), in_memory(),
+                                            maybe_mask());
+      default: {
+        const Mem mem = make_mem(pick_of(packed_outputs_));
+        if (chance(50)) return builder_.store(mem, bits(), maybe_mask());
+        return builder_.store_first(mem, bits(), 1 << pick(0, 4));
+      }
+    }
+  }
+
   void make_vector_op() {
+    if (chance(50)) {
+      const int kind = pick(0, 2);
+      return kind == 0 ? make_float_op() : kind == 1 ? make_bits_op() : make_narrow_op();
+    }
     switch (pick(0, 13)) {
       case 0:
         return builder_.load(input(), lanes(), maybe_mask());
       case 1:
         return builder_.broadcast(input(), lanes());
       case 2:
+        if (chance(30)) return builder_.store_first(lanes(true), sum(), 1 << pick(0, 4));
         return builder_.store(lanes(true), sum(), maybe_mask());
       case 3:
         return builder_.prefetch(lanes(), pick(1, 2));
@@ -255,6 +394,8 @@ class Generator {
   std::mt19937_64 random_;
   Builder builder_;
   std::vector<BufferId> buffers_;
+  std::vector<BufferId> narrow_inputs_;   ///< of each type, the first four of words
+  std::vector<BufferId> packed_outputs_;  ///< of 2-byte and of 1-byte elements
   std::vector<TableChoice> tables_;
   ScalarId batch_coordinate_ = kNone;
   int batch_block_ = 1;

@@ -131,6 +131,58 @@ Program batch_unrolled_program(std::int64_t smallest) {
   return c.finish();
 }
 
+Program epilogue_program() {
+  Builder b("epilogue", kSmallLanes, 32, 7);
+  const auto declare = [&](BufferKind kind, const char* name, Type type,
+                           std::vector<std::int64_t> extent, bool batched) {
+    Buffer buffer = make_buffer(kind, name, std::move(extent), batched);
+    buffer.type = type;
+    return b.buffer(buffer);
+  };
+  const BufferId src = declare(BufferKind::src, "src", Type::bf16, {0, 40}, true);
+  const BufferId pairs = declare(BufferKind::src, "pairs", Type::i32, {0, 20}, true);
+  const BufferId residual = declare(BufferKind::residual, "residual", Type::f16, {0, 40}, true);
+  const BufferId bytes = declare(BufferKind::input_parameters, "bytes", Type::u8, {2}, false);
+  const BufferId rows = declare(BufferKind::parameters, "rows", Type::f32, {2, 40}, false);
+  const BufferId dst = declare(BufferKind::dst, "dst", Type::f16, {0, 40}, true);
+  b.begin_stage("epilogue");
+  const Affine image = Affine::of(b.coordinate("image", {1, 1}));
+  const ScalarId block_number = b.coordinate("block", {3, 0});
+  const Affine block = Affine::of(block_number, kSmallLanes);
+  const TableId tails = b.table("tails", 1, {0, 0, 1});
+  const ScalarId tail = b.let("tail", tails, Affine::of(block_number), 0);
+  const Reg v = b.vector(), r = b.vector(), p = b.vector();
+  const auto compute = [&](Reg m) {
+    b.load(v, at(b.address(src, {image, block}), 1), m);
+    b.load(r, at(b.address(residual, {image, block}), 1), m);
+    b.broadcast(p, at(b.address(bytes, {Affine(1)}), 0));
+    b.unary(Op::shift_right, p, p, 1);
+    b.unary(Op::to_float, p, p);
+    b.fma(v, r, p);
+    b.broadcast(r, at(b.address(pairs, {image, Affine(19)}), 1));
+    b.binary(Op::dot_bf16, v, r, r);
+    b.mul_add(v, p, at(b.address(rows, {Affine(0), block}), 1), Operand::vector_mem, m);
+    b.zero(r);
+    const Reg negative = b.compare(Compare::less, v, r);
+    b.binary(Op::mul, v, v, at(b.address(rows, {Affine(1), Affine(3)}), 1), Operand::broadcast_mem,
+             negative);
+    b.narrow(v, v, Type::f16);
+  };
+  b.begin_if_equal(tail, 0);
+  compute(kNone);
+  b.store(at(b.address(dst, {image, block}), 1), v);
+  b.end_if();
+  b.begin_if_equal(tail, 1);
+  const Reg mask = b.mask(0xff);
+  compute(mask);
+  b.store(at(b.address(dst, {image, block}), 1), v, b.mask(0x0f));
+  b.permute(v, v, b.constant(std::vector<std::uint32_t>{2, 3}));
+  b.store_first(at(b.address(dst, {image, block}), 1, {0, 4}), v, 4);
+  b.end_if();
+  b.end_stage();
+  return b.finish();
+}
+
 Program panel_program(const PanelChange& change) {
   Builder b("panel", kSmallLanes, 32, 7);
   const BufferId dst = b.buffer(make_buffer(BufferKind::dst, "dst", {0, 4, kSmallLanes}, true));

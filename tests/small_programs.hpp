@@ -45,6 +45,10 @@ program::Program batch_loop_program();
 /// ... or straight-line code for each count of images from `smallest` on.
 program::Program batch_unrolled_program(std::int64_t smallest);
 
+/// Rows of 40 halves: src and a residual of halves and pairs, parameters of the channels, a slope
+/// chosen by a comparison, rounded and stored as halves; the last 8 under a mask or as first lanes.
+program::Program epilogue_program();
+
 /// A panel of 6 rows of 2 vectors in workspace is filled, then read in windows of rows.
 struct PanelChange {
   std::int64_t rows = 6;    ///< filled

@@ -209,6 +209,12 @@ struct StagedCopy {
     builder.end_stage();
   }
 
+  void expect_refused(const std::string& refusal) {
+    const Result<program::VerifyStats> result = program::verify(builder.finish());
+    ASSERT_FALSE(result.ok());
+    EXPECT_THAT(result.error().message, HasSubstr(refusal));
+  }
+
   void expect(const std::string& refusal) {
     const program::Program program = builder.finish();
     const Result<program::VerifyStats> result = program::verify(program);
@@ -258,6 +264,31 @@ TEST(StagingVerifier, RefusesViewsOfDifferentElements) {
   s.copy(s.src, s.staged);
   s.copy(view, s.dst);
   s.expect("different elements");
+}
+
+/// Stored as 2-byte elements, read as words: every other one of a row.
+StagedCopy pairs_of_halves(std::int64_t words) {
+  StagedCopy s;
+  program::Buffer halves = make_buffer(program::BufferKind::staged_dst, "halves", {0, 16}, true);
+  halves.type = program::Type::u16;
+  program::Buffer pairs = make_buffer(program::BufferKind::staged_dst, "pairs", {0, words}, true);
+  pairs.type = program::Type::i32;
+  const program::BufferId to = s.builder.buffer(halves), from = s.builder.buffer(pairs);
+  s.copy(s.src, to);
+  s.builder.begin_stage("pairs");
+  const std::vector<program::Affine> index = {
+      program::Affine::of(s.builder.coordinate("image", {1, 1})), 0};
+  const program::Reg x = s.builder.vector();
+  s.builder.load(x, at(s.builder.address(from, index), 1), s.builder.mask(0xff));
+  s.builder.store(at(s.builder.address(s.dst, index), 1), x);
+  s.builder.end_stage();
+  return s;
+}
+
+TEST(StagingVerifier, AcceptsAViewWithElementsOfAnotherSize) { pairs_of_halves(8).expect(""); }
+
+TEST(StagingVerifier, RefusesAViewOfMoreBytes) {
+  pairs_of_halves(9).expect_refused("different elements");
 }
 
 TEST(StagingVerifier, AcceptsAViewWithOtherAxes) {

@@ -100,6 +100,108 @@ TEST(Verifier, NamesStageInstructionAxisAndRange) {
   }
 }
 
+TEST(Verifier, AcceptsAnEpilogue) { expect_accepted(epilogue_program()); }
+
+TEST(Verifier, RefusesStoresToWhatIsOnlyRead) {
+  for (const BufferKind kind :
+       {BufferKind::src, BufferKind::weights, BufferKind::bias, BufferKind::residual,
+        BufferKind::parameters, BufferKind::input_parameters}) {
+    Program program = copy_program();
+    Buffer other = program.buffers[1];
+    other.kind = kind;
+    other.name = "other";
+    other.extent[0] = 1;
+    if (!is_tensor(kind)) other.batch_axis = -1;
+    for (Address& address : program.addresses) {
+      if (program.buffers[address.buffer].kind == BufferKind::dst) address.buffer = 2;
+    }
+    program.buffers.push_back(other);
+    expect_refused(program, "it writes to 'other', an input");
+  }
+}
+
+TEST(Verifier, RefusesParametersThatFollowTheBatch) {
+  Program program = epilogue_program();
+  for (Buffer& buffer : program.buffers) {
+    if (buffer.kind == BufferKind::parameters) buffer.batch_axis = 0;
+  }
+  expect_refused(program, "cannot follow the batch");
+}
+
+TEST(VerifierBounds, ChecksElementsOfEveryType) {
+  for (const BufferKind kind : {BufferKind::src, BufferKind::residual, BufferKind::parameters}) {
+    Program program = epilogue_program();
+    for (Buffer& buffer : program.buffers) {
+      if (buffer.kind == kind && buffer.extent[1] == 40) buffer.extent[1] = 39;
+    }
+    expect_refused(program, "extent 39");
+  }
+}
+
+TEST(VerifierTypes, NarrowElementsAreNoOperands) {
+  Program program = rows_program();
+  program.buffers[2].type = Type::f16;  // the weights: fma's operand
+  expect_refused(program, "elements of the type of 'weights'");
+}
+
+TEST(VerifierTypes, StoresAreOfTheBuffersType) {
+  Program program = copy_program();
+  program.buffers[1].type = Type::f16;
+  expect_refused(program, "elements of the type of 'dst'");
+  find(program, Op::store).type = find(program, Op::store, 1).type = Type::f16;
+  expect_accepted(program);
+}
+
+TEST(VerifierTypes, NoStreamOfNarrowElements) {
+  Program program = copy_program();
+  program.buffers[1].type = Type::f16;
+  Inst& store = find(program, Op::store);
+  store.type = Type::f16;
+  store.op = Op::stream;
+  expect_refused(program, "elements of the type of 'dst'");
+}
+
+TEST(VerifierTypes, ImmediatesAndTypesOfOps) {
+  const auto expect_refused_with = [](Op op, Type type, std::int64_t imm, const char* why) {
+    Program program = epilogue_program();
+    Inst& inst = find(program, op);
+    inst.type = type;
+    inst.imm = imm;
+    expect_refused(program, why);
+  };
+  expect_refused_with(Op::narrow, Type::f16, 1, "immediate 1");
+  expect_refused_with(Op::narrow, Type::bf16, 3, "immediate 3");
+  expect_refused_with(Op::narrow, Type::f32, 0, "type");
+  expect_refused_with(Op::compare, Type::f32, 4, "immediate 4");
+  expect_refused_with(Op::shift_right, Type::f32, 32, "immediate 32");
+  expect_refused_with(Op::mul, Type::i32, 0, "type");
+}
+
+TEST(VerifierTypes, NarrowAndCompareHaveNoMask) {
+  for (const Op op : {Op::narrow, Op::compare}) {
+    Program program = epilogue_program();
+    find(program, op, 1).mask = find(program, Op::mask_const).dst;
+    expect_refused(program, "it cannot have a mask");
+  }
+}
+
+// What it holds is not known, so neither is what a store under it writes.
+TEST(VerifierTypes, NoStoreUnderAComparison) {
+  Program program = epilogue_program();
+  find(program, Op::store).mask = find(program, Op::compare).dst;
+  expect_refused(program, "mask is not known");
+}
+
+// A load under it may touch all lanes.
+TEST(VerifierTypes, LoadsUnderAComparisonCountInFull) {
+  Program program = epilogue_program();
+  Inst& scale = find(program, Op::mul, 1);
+  ASSERT_EQ(scale.mask, find(program, Op::compare, 1).dst);
+  scale.b_kind = Operand::vector_mem;
+  scale.mem = find(program, Op::mul_add, 1).mem;
+  expect_refused(program, "axis 1 of 'rows'");
+}
+
 TEST(VerifierBounds, OneBeforeTheBegin) {
   Program program = copy_program();
   find(program, Op::load).mem.delta[1] = -1;

@@ -36,8 +36,13 @@ class Generator {
         builder_("virtual", lanes, vector_registers, mask_registers) {}
 
   Program make() {
+    using program::Type;
     src_ = declare(BufferKind::src, "src");
     dst_ = declare(BufferKind::dst, "dst");
+    for (Type type : {Type::f16, Type::bf16, Type::s8, Type::u8, Type::u16}) {
+      narrow_src_.push_back(declare(BufferKind::src, "narrow_src", type));
+      narrow_dst_.push_back(declare(BufferKind::dst, "narrow_dst", type));
+    }
     trips_ = builder_.table("trips", 1, {0, 1, 2, 3, 1, 0, 2, 2});
     builder_.begin_stage("stage");
     scalars_.push_back(builder_.coordinate("item", {kItems, 0}));
@@ -62,8 +67,9 @@ class Generator {
     return from[static_cast<std::size_t>(pick(0, static_cast<int>(from.size()) - 1))];
   }
 
-  BufferId declare(BufferKind kind, const char* name) {
+  BufferId declare(BufferKind kind, const char* name, program::Type type = program::Type::f32) {
     program::Buffer buffer;
+    buffer.type = type;
     buffer.kind = kind;
     buffer.name = name;
     buffer.axes = 2;
@@ -146,7 +152,9 @@ class Generator {
   // its first write, and every compiler picks in the same order.
 
   void make_instruction() {
-    switch (pick(0, 9)) {
+    switch (pick(0, 10)) {
+      case 10:
+        return make_narrow();
       case 0:
         return make_load();
       case 1:
@@ -169,6 +177,30 @@ class Generator {
     const Reg mask = maybe_mask();
     if (chance(50)) return builder_.load(destination(), mem, mask);
     builder_.broadcast(destination(), mem);
+  }
+
+  void make_narrow() {
+    using program::Type;
+    switch (pick(0, 2)) {
+      case 0: {
+        const Mem mem = element(pick_of(narrow_src_));
+        const Reg mask = maybe_mask();
+        if (chance(50)) return builder_.load(destination(), mem, mask);
+        return builder_.broadcast(destination(), mem);
+      }
+      case 1: {
+        const Reg from = source();
+        const auto type =
+            pick_of<Type>({Type::f16, Type::bf16, Type::bf16, Type::s8, Type::u8, Type::u16});
+        return builder_.narrow(destination(), from, type);
+      }
+      default: {
+        const Mem mem = element(pick_of(narrow_dst_));
+        const Reg from = source();
+        if (chance(50)) return builder_.store_first(mem, from, 1 << pick(0, 2));
+        return builder_.store(mem, from, maybe_mask());
+      }
+    }
   }
 
   void make_store() {
@@ -207,7 +239,7 @@ class Generator {
     const Reg a = source(), b = source();
     const Reg mask = maybe_mask();
     const Op op = pick_of<Op>({Op::fma, Op::mul_add, Op::add, Op::sub, Op::mul, Op::div, Op::min,
-                               Op::max, Op::bit_and, Op::bit_or, Op::bit_xor});
+                               Op::max, Op::bit_and, Op::bit_or, Op::bit_xor, Op::dot_u8s8});
     const Reg d = accumulates(op) || mask != kNone ? source() : destination();
     switch (pick(0, 3)) {
       case 0:
@@ -236,7 +268,7 @@ class Generator {
     }
     const Reg mask = maybe_mask();
     const Op op =
-        static_cast<Op>(pick(static_cast<int>(Op::unpack_lo32), static_cast<int>(Op::unpack_hi64)));
+        static_cast<Op>(pick(static_cast<int>(Op::unpack_lo32), static_cast<int>(Op::madd16)));
     builder_.binary(op, mask == kNone ? destination() : source(), a, b, mask);
   }
 
@@ -259,6 +291,7 @@ class Generator {
   int lanes_;
   Builder builder_;
   BufferId src_ = 0, dst_ = 0;
+  std::vector<BufferId> narrow_src_, narrow_dst_;  ///< views of the same memory
   program::TableId trips_ = 0;
   std::vector<ScalarId> scalars_;
   std::vector<Reg> vectors_;  ///< written somewhere above
