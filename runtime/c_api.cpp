@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -83,43 +84,26 @@ convt::Result<Struct> import_struct(const Struct* theirs, const Struct& defaults
   return ours;
 }
 
-// The least that a caller's struct may have: its bytes in ABI version 1. A field that is appended
+// The least that a caller's struct may have: its bytes in ABI version 2. A field that is appended
 // later does not count, so its offset takes the place of sizeof.
 constexpr std::size_t kProblemBytes = sizeof(convt_problem_t);
 constexpr std::size_t kOptionsBytes = sizeof(convt_options_t);
 constexpr std::size_t kRunArgumentsBytes = sizeof(convt_run_arguments_t);
 constexpr std::size_t kStatisticsBytes = sizeof(convt_cache_statistics_t);
 
-convt::Result<convt::Problem> to_problem(const convt_problem_t* theirs) {
-  const auto c = import_struct(theirs, convt_problem_t{}, kProblemBytes, "problem");
-  if (!c.ok()) return c.error();
-  if (c->rank < 1 || c->rank > CONVT_MAX_RANK) {
-    return bad("problem.rank: " + std::to_string(c->rank) + ", must be 1, 2 or 3");
-  }
-  if (c->data_type != CONVT_F32) {
-    return bad("problem.data_type: " + std::to_string(c->data_type) + " is unknown");
-  }
-  if (c->layout != CONVT_NCHW && c->layout != CONVT_NHWC) {
-    return bad("problem.layout: " + std::to_string(c->layout) + " is unknown");
-  }
-  if (c->has_bias != 0 && c->has_bias != 1) {
-    return bad("problem.has_bias: " + std::to_string(c->has_bias) + ", must be 0 or 1");
-  }
-  convt::Problem problem;
-  problem.rank = c->rank;
-  problem.bias = c->has_bias == 1;
-  problem.layout = c->layout == CONVT_NHWC ? convt::Layout::nhwc : convt::Layout::nchw;
-  problem.in_channels = c->in_channels;
-  problem.out_channels = c->out_channels;
-  problem.groups = c->groups;
-  problem.src_channel_pitch = c->src_channel_pitch;
-  problem.dst_channel_pitch = c->dst_channel_pitch;
-  for (std::size_t a = 0; a < static_cast<std::size_t>(c->rank); ++a) {
-    const convt_axis_t& axis = c->axes[a];
-    problem.axes[a] = {axis.input,      axis.kernel, axis.stride,   axis.dilation,
-                       axis.crop_begin, axis.output, axis.zero_tail};
-  }
-  return problem;
+// The enums of C have the values of their C++ counterparts.
+static_assert(CONVT_U8 == static_cast<int>(convt::DataType::u8));
+static_assert(CONVT_MATH_BF16 == static_cast<int>(convt::MathMode::bf16));
+static_assert(CONVT_STEP_SNAKE == static_cast<int>(convt::StepKind::snake));
+static_assert(CONVT_STEP_SNAKE + 1 == convt::kStepKinds);
+static_assert(CONVT_MAX_STEPS == convt::kMaxSteps);
+
+convt::EpilogueStep to_step(const convt_step_t& c) {
+  return {static_cast<convt::StepKind>(c.kind), c.alpha, c.beta};
+}
+
+convt_step_t from_step(const convt::EpilogueStep& step) {
+  return {static_cast<std::int32_t>(step.kind), step.alpha, step.beta};
 }
 
 convt_problem_t from_problem(const convt::Problem& problem) {
@@ -127,19 +111,94 @@ convt_problem_t from_problem(const convt::Problem& problem) {
   c.struct_bytes = sizeof c;
   c.rank = problem.rank;
   c.has_bias = problem.bias ? 1 : 0;
-  c.data_type = CONVT_F32;
+  c.data_type = static_cast<std::int32_t>(problem.dtype);
+  c.dst_data_type = static_cast<std::int32_t>(problem.dst_dtype);
+  c.math_mode = static_cast<std::int32_t>(problem.math_mode);
   c.layout = problem.layout == convt::Layout::nhwc ? CONVT_NHWC : CONVT_NCHW;
   c.in_channels = problem.in_channels;
   c.out_channels = problem.out_channels;
   c.groups = problem.groups;
   c.src_channel_pitch = problem.src_channel_pitch;
   c.dst_channel_pitch = problem.dst_channel_pitch;
+  c.residual_channel_pitch = problem.residual_channel_pitch;
+  c.has_input_activation = problem.input_activation ? 1 : 0;
+  if (problem.input_activation) c.input_activation = from_step(*problem.input_activation);
+  for (const convt::EpilogueStep& step : problem.epilogue) {
+    c.steps[c.step_count++] = from_step(step);  // valid: at most kMaxSteps
+  }
+  c.src_zero_point = problem.src_zero_point;
+  c.dst_zero_point = problem.dst_zero_point;
+  c.dst_scale = problem.dst_scale;
   for (std::size_t a = 0; a < convt::kMaxRank; ++a) {
     const convt::Axis& axis = problem.axes[a];
     c.axes[a] = {axis.input,      axis.kernel, axis.stride,   axis.dilation,
                  axis.crop_begin, axis.output, axis.zero_tail};
   }
   return c;
+}
+
+/// What a C++ enum would not hold, or not say by its C name.
+std::optional<Error> check_range(const char* name, std::int32_t value, std::int32_t count) {
+  if (value >= 0 && value < count) return std::nullopt;
+  return bad("problem." + std::string(name) + ": " + std::to_string(value) + " is unknown");
+}
+
+std::optional<Error> check_enums(const convt_problem_t& c) {
+  if (auto error = check_range("data_type", c.data_type, CONVT_U8 + 1)) return error;
+  if (auto error = check_range("dst_data_type", c.dst_data_type, CONVT_U8 + 1)) return error;
+  if (auto error = check_range("math_mode", c.math_mode, CONVT_MATH_BF16 + 1)) return error;
+  if (auto error = check_range("layout", c.layout, CONVT_NHWC + 1)) return error;
+  const std::pair<const char*, std::int32_t> flags[] = {
+      {"has_bias", c.has_bias}, {"has_input_activation", c.has_input_activation}};
+  for (const auto& [name, value] : flags) {
+    if (value != 0 && value != 1) {
+      return bad("problem." + std::string(name) + ": " + std::to_string(value) +
+                 ", must be 0 or 1");
+    }
+  }
+  if (c.step_count < 0 || c.step_count > CONVT_MAX_STEPS) {
+    return bad("problem.step_count: " + std::to_string(c.step_count) + ", must be from 0 to " +
+               std::to_string(CONVT_MAX_STEPS));
+  }
+  for (std::int32_t i = 0; i < c.step_count; ++i) {
+    const std::string name = "steps[" + std::to_string(i) + "].kind";
+    if (auto error = check_range(name.c_str(), c.steps[i].kind, convt::kStepKinds)) return error;
+  }
+  if (c.has_input_activation == 0) return std::nullopt;
+  return check_range("input_activation.kind", c.input_activation.kind, convt::kStepKinds);
+}
+
+convt::Result<convt::Problem> to_problem(const convt_problem_t* theirs) {
+  const auto c = import_struct(theirs, from_problem({}), kProblemBytes, "problem");
+  if (!c.ok()) return c.error();
+  if (c->rank < 1 || c->rank > CONVT_MAX_RANK) {
+    return bad("problem.rank: " + std::to_string(c->rank) + ", must be 1, 2 or 3");
+  }
+  if (auto error = check_enums(*c)) return *error;
+  convt::Problem problem;
+  problem.rank = c->rank;
+  problem.bias = c->has_bias == 1;
+  problem.dtype = static_cast<convt::DataType>(c->data_type);
+  problem.dst_dtype = static_cast<convt::DataType>(c->dst_data_type);
+  problem.math_mode = static_cast<convt::MathMode>(c->math_mode);
+  problem.layout = c->layout == CONVT_NHWC ? convt::Layout::nhwc : convt::Layout::nchw;
+  problem.in_channels = c->in_channels;
+  problem.out_channels = c->out_channels;
+  problem.groups = c->groups;
+  problem.src_channel_pitch = c->src_channel_pitch;
+  problem.dst_channel_pitch = c->dst_channel_pitch;
+  problem.residual_channel_pitch = c->residual_channel_pitch;
+  if (c->has_input_activation == 1) problem.input_activation = to_step(c->input_activation);
+  for (std::int32_t i = 0; i < c->step_count; ++i) problem.epilogue.push_back(to_step(c->steps[i]));
+  problem.src_zero_point = c->src_zero_point;
+  problem.dst_zero_point = c->dst_zero_point;
+  problem.dst_scale = c->dst_scale;
+  for (std::size_t a = 0; a < static_cast<std::size_t>(c->rank); ++a) {
+    const convt_axis_t& axis = c->axes[a];
+    problem.axes[a] = {axis.input,      axis.kernel, axis.stride,   axis.dilation,
+                       axis.crop_begin, axis.output, axis.zero_tail};
+  }
+  return problem;
 }
 
 convt::Result<convt::Options> to_options(const convt_options_t* theirs) {
@@ -176,6 +235,17 @@ extern "C" {
 int convt_abi_version(void) { return CONVT_ABI_VERSION; }
 const char* convt_version(void) { return CONVT_VERSION_STRING; }
 const char* convt_last_error(void) { return last_error().c_str(); }
+
+convt_status_t convt_step_parse(const char* text, convt_step_t* step) {
+  return guarded([&]() -> Status {
+    if (text == nullptr) return bad("text: null");
+    if (step == nullptr) return bad("step: null");
+    const convt::Result<convt::EpilogueStep> parsed = convt::parse_step(text);
+    if (!parsed.ok()) return parsed.error();
+    *step = from_step(*parsed);
+    return convt::ok_status();
+  });
+}
 
 convt_status_t convt_problem_init(convt_problem_t* problem, int rank) {
   return guarded([&]() -> Status {
@@ -250,11 +320,14 @@ double convt_kernel_compile_us(const convt_kernel_t* kernel) {
 size_t convt_weights_count(const convt_kernel_t* kernel) {
   return kernel == nullptr ? 0 : static_cast<size_t>(kernel->kernel.problem().weights_count());
 }
+int convt_parameter_rows(const convt_kernel_t* kernel) {
+  return kernel == nullptr ? 0 : kernel->kernel.problem().parameter_rows();
+}
 size_t convt_packed_weights_bytes(const convt_kernel_t* kernel) {
   return kernel == nullptr ? 0 : kernel->kernel.packed_weights_bytes();
 }
 
-convt_status_t convt_pack(const convt_kernel_t* kernel, const float* canonical, size_t count,
+convt_status_t convt_pack(const convt_kernel_t* kernel, const void* canonical, size_t count,
                           void* packed, size_t packed_bytes) {
   return guarded([&]() -> Status {
     if (kernel == nullptr) return bad("kernel: null");
@@ -279,6 +352,9 @@ convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments
                             .src = c->src,
                             .weights = {c->weights, c->weights_bytes},
                             .bias = c->bias,
+                            .parameters = c->parameters,
+                            .input_parameters = c->input_parameters,
+                            .residual = c->residual,
                             .dst = c->dst,
                             .threads = c->threads,
                             .workspace = c->workspace,

@@ -38,6 +38,9 @@ Problem make_problem(const ConvTranspose<Rank>& layer) {
   problem.groups = layer.groups;
   problem.bias = layer.bias;
   problem.layout = layer.layout;
+  problem.dtype = layer.dtype;
+  problem.dst_dtype = default_dst_dtype(layer.dtype);
+  problem.epilogue = layer.epilogue;
   for (std::size_t a = 0; a < Rank; ++a) {
     Axis& axis = problem.axes[a];
     axis.input = layer.input[a];

@@ -231,6 +231,86 @@ TEST_F(CApi, RefusesByName) {
   EXPECT_TRUE(fails(convt_problem_validate(&wrong), "struct_bytes"));
 }
 
+TEST(CApiProblem, HoldsTypesAndSteps) {
+  const std::string layer = "r1 ic3 oc2 g1 i4 k2 s2 d1 b0 o8 z0 bias0 ";
+  for (const char* rest :
+       {"f32 nchw xp0 yp0 math=bf16 rp=5 act=leaky_relu:0.1 post=add:2,bn,clip:0:6,snake",
+        "f16 nchw xp0 yp0 post=gelu_erf", "bf16 nhwc xp0 yp0 dst=f32 act=snake",
+        "u8 nhwc xp0 yp0 dst=s8 post=relu xz=128 yz=-3 ys=0.05", "s8 nchw xp0 yp0"}) {
+    const Result<Problem> problem = parse_problem(layer + rest);
+    ASSERT_TRUE(succeeded(problem)) << rest;
+    convt_problem_t c;
+    ASSERT_EQ(convt_problem_parse(problem->to_text().c_str(), &c), CONVT_OK) << convt_last_error();
+    EXPECT_EQ(convt_problem_validate(&c), CONVT_OK) << convt_last_error();
+    EXPECT_EQ(c.data_type, static_cast<int>(problem->dtype));
+    EXPECT_EQ(c.dst_data_type, static_cast<int>(problem->dst_dtype));
+    EXPECT_EQ(c.math_mode, static_cast<int>(problem->math_mode));
+    EXPECT_EQ(c.residual_channel_pitch, problem->residual_channel_pitch);
+    EXPECT_EQ(c.has_input_activation, problem->input_activation ? 1 : 0);
+    EXPECT_EQ(c.step_count, static_cast<int>(problem->epilogue.size()));
+    EXPECT_EQ(c.src_zero_point, problem->src_zero_point);
+    EXPECT_EQ(c.dst_zero_point, problem->dst_zero_point);
+    EXPECT_EQ(c.dst_scale, problem->dst_scale);
+    for (std::size_t i = 0; i < problem->epilogue.size(); ++i) {
+      EXPECT_EQ(c.steps[i].kind, static_cast<int>(problem->epilogue[i].kind));
+      EXPECT_EQ(c.steps[i].alpha, problem->epilogue[i].alpha);
+      EXPECT_EQ(c.steps[i].beta, problem->epilogue[i].beta);
+    }
+  }
+}
+
+TEST(CApiProblem, RefusesByName) {
+  const auto message = [](void (*spoil)(convt_problem_t*)) -> std::string {
+    convt_problem_t problem;
+    EXPECT_EQ(convt_problem_init(&problem, 1), CONVT_OK);
+    EXPECT_EQ(convt_problem_validate(&problem), CONVT_OK);
+    spoil(&problem);
+    return convt_problem_validate(&problem) == CONVT_OK ? "accepted" : convt_last_error();
+  };
+  EXPECT_EQ(message([](convt_problem_t* p) { p->dst_data_type = 5; }),
+            "problem.dst_data_type: 5 is unknown");
+  EXPECT_EQ(message([](convt_problem_t* p) { p->math_mode = 2; }),
+            "problem.math_mode: 2 is unknown");
+  EXPECT_EQ(message([](convt_problem_t* p) { p->step_count = 9; }),
+            "problem.step_count: 9, must be from 0 to 8");
+  EXPECT_EQ(message([](convt_problem_t* p) { p->step_count = 1, p->steps[0].kind = 256 + 2; }),
+            "problem.steps[0].kind: 258 is unknown");
+  EXPECT_EQ(message([](convt_problem_t* p) { p->has_input_activation = 2; }),
+            "problem.has_input_activation: 2, must be 0 or 1");
+  EXPECT_EQ(message([](convt_problem_t* p) {
+              p->has_input_activation = 1;
+              p->input_activation.kind = -1;
+            }),
+            "problem.input_activation.kind: -1 is unknown");
+  EXPECT_EQ(message([](convt_problem_t* p) { p->dst_data_type = CONVT_F16; }),
+            "dst_dtype must be f32 with dtype f32, got f16");
+}
+
+TEST(CApiStep, Parses) {
+  convt_step_t step;
+  ASSERT_EQ(convt_step_parse("clip:0:6", &step), CONVT_OK);
+  EXPECT_EQ(step.kind, CONVT_STEP_CLIP);
+  EXPECT_EQ(step.alpha, 0);
+  EXPECT_EQ(step.beta, 6);
+  EXPECT_TRUE(fails(convt_step_parse("what", &step), "what", CONVT_UNSUPPORTED));
+  EXPECT_TRUE(fails(convt_step_parse(nullptr, &step), "text"));
+  EXPECT_TRUE(fails(convt_step_parse("relu", nullptr), "step"));
+}
+
+TEST_F(CApi, PassesTheArgumentsOfSteps) {
+  const float rows[] = {1, 2, 3, 4, 5, 6, 7};
+  convt_run_arguments_t given = run_;
+  given.parameters = rows;
+  EXPECT_TRUE(fails(convt_run(kernel_, &given), "parameters"));
+  given = run_;
+  given.input_parameters = rows;
+  EXPECT_TRUE(fails(convt_run(kernel_, &given), "input_parameters"));
+  given = run_;
+  given.residual = rows;
+  EXPECT_TRUE(fails(convt_run(kernel_, &given), "residual"));
+  EXPECT_EQ(convt_parameter_rows(kernel_), 0);
+}
+
 TEST_F(CApi, AcceptsStructsOfLaterVersions) {
   struct Later {
     convt_run_arguments_t now;
@@ -277,6 +357,7 @@ TEST(CApiNull, IsHarmless) {
   EXPECT_EQ(convt_kernel_compile_us(nullptr), 0);
   EXPECT_EQ(convt_weights_count(nullptr), 0u);
   EXPECT_EQ(convt_packed_weights_bytes(nullptr), 0u);
+  EXPECT_EQ(convt_parameter_rows(nullptr), 0);
   EXPECT_EQ(convt_workspace_bytes(nullptr, 1, 1), 0u);
 }
 

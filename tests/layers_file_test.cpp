@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <sstream>
@@ -50,7 +51,7 @@ TEST(ParseLayer, ReadsEveryKey) {
   EXPECT_EQ(layer->source, "a paper");
   EXPECT_EQ(layer->note, "second of five");
   EXPECT_EQ(layer->batch, 64);
-  EXPECT_TRUE(layer->post.empty());
+  EXPECT_TRUE(layer->problem.epilogue.empty());
   EXPECT_EQ(layer->problem.to_text(),
             "r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 f32 nchw xp0 yp0");
 }
@@ -211,15 +212,78 @@ TEST(ParseLayer, SaysWhatIsNotOfferedYet) {
   };
   EXPECT_EQ(unsupported("\"in\": [4, 4]", "\"in\": [4, \"?\"]"),
             "key 'in': dynamic lengths (\"?\") are not offered yet (axis 1, width)");
-  EXPECT_EQ(unsupported("\"rank\"", "\"dtype\": \"f16\", \"rank\""),
-            "key 'dtype': only \"f32\" is offered yet, got \"f16\"");
-  EXPECT_EQ(unsupported("\"post\": []", "\"post\": [\"bn\", \"relu\"]"),
-            "key 'post': epilogue steps are not offered yet, got [\"bn\",\"relu\"] (--ignore-post "
-            "drops them)");
-  const std::string with_post = replaced(kDcgan, "\"post\": []", "\"post\": [\"bn\", \"relu\"]");
-  const Result<Layer> layer = parse_layer(with_post, {.ignore_post = true});
-  ASSERT_TRUE(layer.ok()) << layer.error().message;
-  EXPECT_TRUE(layer->post.empty());
+  EXPECT_EQ(unsupported("\"post\": []", "\"post\": [\"bn\", \"instancenorm\"]"),
+            "key 'post': step 'instancenorm': unknown (--skip-unknown-post leaves it out, "
+            "--ignore-post all steps)");
+}
+
+std::string with_keys(const std::string& keys) {
+  return replaced(kDcgan, "\"rank\"", keys + ", \"rank\"");
+}
+
+TEST(ParseLayer, ReadsSteps) {
+  const std::string text =
+      replaced(kDcgan, "\"post\": []", R"("post": ["bn", "igdn", "add:0.5", "relu6"])");
+  EXPECT_FALSE(parse_layer(text).ok());
+  const Result<Layer> ignored = parse_layer(text, {.ignore_post = true});
+  ASSERT_TRUE(ignored.ok()) << ignored.error().message;
+  EXPECT_TRUE(ignored->problem.epilogue.empty());
+  const Result<Layer> skipped = parse_layer(text, {.skip_unknown_post = true});
+  ASSERT_TRUE(skipped.ok()) << skipped.error().message;
+  const std::vector<EpilogueStep> known = {
+      {StepKind::scale_shift}, {StepKind::add, 0.5f}, {StepKind::clip, 0, 6}};
+  EXPECT_EQ(skipped->problem.epilogue, known);
+  // What is known, but wrong, is not skipped.
+  const Result<Layer> wrong = parse_layer(
+      replaced(kDcgan, "\"post\": []", R"("post": ["clip:2:1"])"), {.skip_unknown_post = true});
+  ASSERT_FALSE(wrong.ok());
+  EXPECT_EQ(wrong.error().message, "epilogue[0] (clip): alpha must be at most beta, got 2 and 1");
+  EXPECT_EQ(message("\"post\": []", "\"post\": [\"relu:1\"]"),
+            "key 'post': step 'relu:1': relu takes no constants");
+}
+
+TEST(ParseLayer, ReadsTypes) {
+  const auto read = [](const std::string& keys, const LayerOptions& options = {}) {
+    const Result<Layer> layer = parse_layer(with_keys(keys), options);
+    if (!layer.ok()) return layer.error().message;
+    const std::string text = layer->problem.to_text();
+    return text.substr(text.find("bias0 ") + 6);
+  };
+  EXPECT_EQ(read(R"("dtype": "f16")"), "f16 nchw xp0 yp0");
+  EXPECT_EQ(read(R"("dtype": "f16", "dst_dtype": "f32")"), "f16 nchw xp0 yp0 dst=f32");
+  EXPECT_EQ(read(R"("dtype": "bf16")"), "bf16 nchw xp0 yp0");
+  EXPECT_EQ(read(R"("dtype": "u8s8")"), "u8 nchw xp0 yp0");
+  EXPECT_EQ(read(R"("dtype": "s8s8", "dst_dtype": "u8")"), "s8 nchw xp0 yp0 dst=u8");
+  EXPECT_EQ(read(R"("dtype": "u8s8", "dst_dtype": "s8", "src_zero_point": 128,)"
+                 R"( "dst_zero_point": -3, "dst_scale": 0.05)"),
+            "u8 nchw xp0 yp0 dst=s8 xz=128 yz=-3 ys=0.05");
+  EXPECT_EQ(read(R"("math_mode": "bf16", "input_activation": "leaky_relu:0.1")"),
+            "f32 nchw xp0 yp0 math=bf16 act=leaky_relu:0.1");
+  // Options override, and drop what went with the key.
+  EXPECT_EQ(read(R"("dtype": "u8s8", "dst_dtype": "s8", "src_zero_point": 128,)"
+                 R"( "dst_zero_point": -3, "dst_scale": 0.05)",
+                 {.dtype = DataType::f16}),
+            "f16 nchw xp0 yp0");
+  EXPECT_EQ(read(R"("math_mode": "bf16")", {.dtype = DataType::f32}), "f32 nchw xp0 yp0");
+  EXPECT_EQ(read(R"("dtype": "f32")", {.dtype = DataType::bf16, .dst_dtype = DataType::f32}),
+            "bf16 nchw xp0 yp0 dst=f32");
+  EXPECT_EQ(read(R"("dtype": "f32")", {.math_mode = MathMode::bf16}), "f32 nchw xp0 yp0 math=bf16");
+
+  EXPECT_EQ(read(R"("dtype": "u8")"),
+            "key 'dtype': must be \"f32\", \"f16\", \"bf16\", \"u8s8\" or \"s8s8\", got \"u8\"");
+  EXPECT_EQ(read(R"("dst_dtype": "u8s8")"),
+            "key 'dst_dtype': must be \"f32\", \"f16\", \"bf16\", \"s8\" or \"u8\", got \"u8s8\"");
+  EXPECT_EQ(read(R"("math_mode": "fast")"),
+            "key 'math_mode': must be \"strict\" or \"bf16\", got \"fast\"");
+  EXPECT_EQ(read(R"("dst_scale": "1")"), "key 'dst_scale': must be a number, got \"1\"");
+  EXPECT_EQ(read(R"("dst_scale": 1e99)"), "key 'dst_scale': does not fit float32, got 1e+99");
+  EXPECT_EQ(read(R"("src_zero_point": 1.5)"),
+            "key 'src_zero_point': must be an integer, got a number with a fraction 1.5");
+  EXPECT_EQ(read(R"("input_activation": "what")"), "key 'input_activation': step 'what': unknown");
+  EXPECT_EQ(read(R"("input_activation": "relu")"),
+            "input_activation must be leaky_relu or snake, got relu");
+  EXPECT_EQ(read(R"("residual_channel_pitch": 300)"),
+            "residual_channel_pitch must be 0 without the step add, got 300");
 }
 
 TEST(ReadLayers, SkipsBlankLinesAndNamesTheLineAtFault) {
@@ -256,19 +320,29 @@ TEST_F(RealLayers, AllParseAndAgreeWithThemselves) {
   EXPECT_EQ(layers->size(), 154u);
 }
 
-TEST_F(RealLayers, PostStepsAreRefusedUnlessIgnored) {
-  const auto layers = read_layers_file(path_);
-  ASSERT_FALSE(layers.ok());
-  EXPECT_THAT(layers.error().message, HasSubstr("real.jsonl:1: key 'post'"));
+TEST_F(RealLayers, UnknownStepsAreRefusedUnlessSkipped) {
+  const auto refused = read_layers_file(path_);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_THAT(refused.error().message, HasSubstr(": key 'post': step '"));
+  const auto layers = read_layers_file(path_, {.skip_unknown_post = true});
+  ASSERT_TRUE(layers.ok()) << layers.error().message;
+  EXPECT_EQ(layers->size(), 154u);
+  const auto with_steps = std::count_if(layers->begin(), layers->end(), [](const Layer& layer) {
+    return !layer.problem.epilogue.empty();
+  });
+  EXPECT_GT(with_steps, 50);
 }
 
 TEST_F(RealLayers, SurviveTheWayToJsonAndBack) {
-  const auto layers = read_layers_file(path_, {.ignore_post = true, .layout = Layout::nhwc});
-  ASSERT_TRUE(layers.ok()) << layers.error().message;
-  for (const Layer& layer : *layers) {
-    const Result<Layer> back = parse_layer(layer_to_json(layer));
-    ASSERT_TRUE(back.ok()) << back.error().message;
-    EXPECT_EQ(*back, layer) << layer_to_json(layer);
+  for (const DataType type : {DataType::f32, DataType::bf16, DataType::u8}) {
+    const auto layers =
+        read_layers_file(path_, {.skip_unknown_post = true, .layout = Layout::nhwc, .dtype = type});
+    ASSERT_TRUE(layers.ok()) << layers.error().message;
+    for (const Layer& layer : *layers) {
+      const Result<Layer> back = parse_layer(layer_to_json(layer));
+      ASSERT_TRUE(back.ok()) << back.error().message;
+      EXPECT_EQ(*back, layer) << layer_to_json(layer);
+    }
   }
 }
 
@@ -282,7 +356,7 @@ TEST(LayerToJson, WritesOneLine) {
 #ifdef CONVT_HAVE_RAPIDCHECK
 RC_GTEST_PROP(LayersFileProperty, AnyLayerSurvivesTheWayToJsonAndBack, ()) {
   Layer layer;
-  layer.problem = *gen_problem(20, 9);
+  layer.problem = *gen_typed_problem(20, 9);
   layer.batch = *rc::gen::inRange<std::int64_t>(0, 100);
   layer.name = *rc::gen::container<std::string>(rc::gen::inRange<char>(1, 127));
   const Result<Layer> back = parse_layer(layer_to_json(layer));

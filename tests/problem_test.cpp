@@ -536,7 +536,8 @@ TEST(CheckedMath, DivisionsRoundDownAndUpOnBothSidesOfZero) {
 
 #ifdef CONVT_HAVE_RAPIDCHECK
 RC_GTEST_PROP(ProblemProperty, TextReadsBack, ()) {
-  const Problem problem = *gen_problem(20, 9);
+  const Problem problem = *gen_typed_problem(20, 9);
+  RC_ASSERT(validate(problem).ok());
   const Result<Problem> parsed = parse_problem(problem.to_text());
   RC_ASSERT(parsed.ok());
   RC_ASSERT(*parsed == problem);
@@ -545,7 +546,7 @@ RC_GTEST_PROP(ProblemProperty, TextReadsBack, ()) {
 
 // No text, however damaged, may do more than be refused.
 RC_GTEST_PROP(ProblemProperty, DamagedTextIsRefusedOrValid, ()) {
-  std::string text = (*gen_problem(20, 9)).to_text();
+  std::string text = (*gen_typed_problem(20, 9)).to_text();
   const int edits = *rc::gen::inRange(1, 4);
   for (int edit = 0; edit < edits; ++edit) {
     const auto at = *rc::gen::inRange<std::size_t>(0, text.size());

@@ -698,6 +698,13 @@ RC_GTEST_PROP(ReferenceProperty, GatherEqualsScatter, ()) {
   RC_ASSERT(gather_equals_scatter(Case(problem, 2, *rc::gen::arbitrary<std::uint32_t>())));
 }
 
+RC_GTEST_PROP(ReferenceProperty, TheCheckAcceptsAnyTypesAndSteps, ()) {
+  const Problem problem = *gen_typed_problem(5, 6);
+  RC_PRE(problem.output_spatial() <= 1000);
+  RC_ASSERT(validate(problem).ok());
+  RC_ASSERT(matches_reference(answered(problem)));
+}
+
 // The check has a third way to compute the same numbers: it must accept the scatter's answer, and
 // refuse it with any one element moved beyond its bound.
 RC_GTEST_PROP(CheckProperty, AcceptsTheReferenceAndNothingElse, ()) {

@@ -10,13 +10,16 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <convt/convt.hpp>
 
 #include "runtime/inspect.hpp"
+#include "runtime/region.hpp"
 #include "tests/fake_kernel.hpp"
 #include "tests/process_maps.hpp"
 #include "tests/test_support.hpp"
@@ -109,6 +112,14 @@ TEST(Layer, ComputesTheOutputLength) {
       "r3 ic6 oc4 g2 i5x6x7 k3x4x1 s2x1x3 d2x3x1 b1x0x0 o12x15x21 z0x0x0 bias1 f32 nhwc xp0 yp0");
   EXPECT_TRUE(succeeded(validate(p)));
   EXPECT_EQ(conv_transpose1d({.input = {4}, .kernel = {3}, .stride = {2}}).axes[0].output, 9);
+}
+
+TEST(Layer, TakesTypeAndSteps) {
+  const Problem p =
+      conv_transpose1d({.input = {4}, .dtype = DataType::bf16, .epilogue = {{StepKind::relu}}});
+  EXPECT_EQ(p.dst_dtype, DataType::bf16);
+  EXPECT_EQ(p.to_text(), "r1 ic1 oc1 g1 i4 k1 s1 d1 b0 o4 z0 bias0 bf16 nchw xp0 yp0 post=relu");
+  EXPECT_EQ(conv_transpose1d({.dtype = DataType::u8}).dst_dtype, DataType::f32);
 }
 
 TEST(Layer, OverflowIsRefusedByValidation) {
@@ -478,6 +489,130 @@ TEST_F(RunRefuses, Overlaps) {
   bad = good_;
   bad.bias = static_cast<float*>(good_.dst) + y - 1;
   EXPECT_TRUE(check(bad, "bias"));
+}
+
+// ---- What steps read ----
+
+/// A layer with every sort of argument, its kernel one stage that only notes what it is given.
+class RunOfSteps : public ::testing::Test {
+ protected:
+  RunOfSteps() {
+    fake_.problem.epilogue = {{StepKind::scale_shift}, {StepKind::add, 1}, {StepKind::prelu}};
+    fake_.problem.input_activation = EpilogueStep{StepKind::snake};
+    fake_.stages = {[](const Args* args, std::int64_t, std::int64_t) { seen() = *args; }};
+    use(fake_.problem);
+  }
+
+  void use(const Problem& problem) {
+    fake_.problem = problem;
+    kernel_.emplace(fake_.make());
+    data_.emplace(problem, 2);
+    packed_ = kernel_->pack(data_->weights.data(), data_->weights.size()).value();
+    good_ = data_->arguments(packed_);
+    good_.threads = 1;
+  }
+
+  static Args& seen() {
+    static Args args;
+    return args;
+  }
+
+  FakeKernel fake_;
+  std::optional<Kernel> kernel_;
+  std::optional<LayerData> data_;
+  PackedWeights packed_;
+  RunArguments good_;
+};
+
+TEST_F(RunOfSteps, AreGivenToTheKernel) {
+  ASSERT_TRUE(succeeded(kernel_->run(good_)));
+  EXPECT_EQ(seen().parameters, data_->parameters.data());
+  EXPECT_EQ(seen().input_parameters, data_->input_parameters.data());
+  EXPECT_EQ(seen().residual, data_->residual.data());
+  EXPECT_EQ(data_->parameters.size(), 3u * 3);
+  EXPECT_EQ(data_->input_parameters.size(), 2u);
+}
+
+TEST_F(RunOfSteps, MustBeThereWhereNeeded) {
+  RunArguments bad = good_;
+  bad.parameters = nullptr;
+  EXPECT_TRUE(refused(kernel_->run(bad), "parameters: null"));
+  bad = good_;
+  bad.input_parameters = nullptr;
+  EXPECT_TRUE(refused(kernel_->run(bad), "input_parameters: null"));
+  bad = good_;
+  bad.residual = nullptr;
+  EXPECT_TRUE(refused(kernel_->run(bad), "residual: null"));
+}
+
+TEST_F(RunOfSteps, MustNotBeThereOtherwise) {
+  Problem plain = fake_.problem;
+  plain.epilogue = {{StepKind::relu}};
+  plain.input_activation = EpilogueStep{StepKind::leaky_relu, 0.1f};
+  use(plain);
+  ASSERT_TRUE(succeeded(kernel_->run(good_)));
+  RunArguments bad = good_;
+  float number = 0;
+  bad.parameters = &number;
+  EXPECT_TRUE(refused(kernel_->run(bad), "parameters: given"));
+  bad = good_;
+  bad.input_parameters = &number;
+  EXPECT_TRUE(refused(kernel_->run(bad), "input_parameters: given"));
+  bad = good_;
+  bad.residual = &number;
+  EXPECT_TRUE(refused(kernel_->run(bad), "residual: given"));
+}
+
+TEST_F(RunOfSteps, MayNotOverlapTheOutput) {
+  auto* const y = static_cast<float*>(good_.dst);
+  const std::size_t last = data_->dst.size() - 1;
+  RunArguments bad = good_;
+  bad.parameters = y + last;
+  EXPECT_TRUE(refused(kernel_->run(bad), "overlaps parameters"));
+  bad = good_;
+  bad.input_parameters = y + last;
+  EXPECT_TRUE(refused(kernel_->run(bad), "overlaps input_parameters"));
+  bad = good_;
+  bad.residual = y + 1;
+  EXPECT_TRUE(refused(kernel_->run(bad), "overlaps residual"));
+  bad.residual = y;
+  EXPECT_TRUE(succeeded(kernel_->run(bad))) << "in place";
+
+  Problem pitched = fake_.problem;
+  pitched.residual_channel_pitch = 5;
+  use(pitched);
+  bad = good_;
+  bad.residual = bad.dst;
+  EXPECT_TRUE(refused(kernel_->run(bad), "overlaps residual"));
+  std::vector<float> larger(2 * 5 * 64);
+  pitched.dst_channel_pitch = 5;
+  use(pitched);
+  bad = good_;
+  bad.residual = bad.dst = larger.data();
+  EXPECT_TRUE(succeeded(kernel_->run(bad))) << "in place, the same slice";
+  bad.residual = larger.data() + 64;  // the channels one further
+  EXPECT_TRUE(refused(kernel_->run(bad), "overlaps residual"));
+}
+
+TEST(Region, CountsBytesOfTheElementType) {
+  const auto bytes = [](DataType type, std::int64_t pitch) {
+    const Region region = tensor_region(nullptr, type, Layout::nhwc, 2, 3, pitch, 10);
+    return std::pair(region.run_bytes, region.period);
+  };
+  EXPECT_EQ(bytes(DataType::f32, 3), std::pair(std::uint64_t{12}, std::uint64_t{12}));
+  EXPECT_EQ(bytes(DataType::bf16, 4), std::pair(std::uint64_t{6}, std::uint64_t{8}));
+  EXPECT_EQ(bytes(DataType::u8, 4), std::pair(std::uint64_t{3}, std::uint64_t{4}));
+}
+
+TEST(Pack, RefusesFloatsWhereWeightsAreOthers) {
+  FakeKernel fake;
+  fake.problem.dtype = DataType::u8;
+  const Kernel kernel = fake.make();
+  const std::vector<float> weights(static_cast<std::size_t>(fake.problem.weights_count()));
+  EXPECT_TRUE(refused(kernel.pack(weights.data(), weights.size()), "weights are s8"));
+  std::vector<std::byte> memory(kernel.packed_weights_bytes());
+  EXPECT_TRUE(refused(
+      kernel.pack_into(weights.data(), weights.size(), memory.data(), memory.size()), "s8"));
 }
 
 TEST(Run, EmptyBatchIsANoOp) {

@@ -18,6 +18,21 @@ void add_layer_options(CLI::App& app, LayerSource source, CommonOptions* options
         ->type_name("FILE");
   }
   app.add_flag("--ignore-post", options->ignore_post, "drop the layers' epilogue steps");
+  app.add_flag("--skip-unknown-post", options->skip_unknown_post,
+               "drop the epilogue steps that convt does not know (norms), keep the others");
+  app.add_option(
+         "--dtype", options->dtype,
+         "element types of x and weights; overrides what the layers say (default f32), with "
+         "the usual type of y")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "u8s8", "s8s8"}));
+  app.add_option("--dst-dtype", options->dst_dtype,
+                 "element type of y; overrides what the layers say (default: that of x, f32 for "
+                 "int8)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "s8", "u8"}));
+  app.add_option("--math-mode", options->math_mode,
+                 "bf16: float32 tensors are rounded to bfloat16 before they are multiplied; "
+                 "overrides what the layers say (default strict)")
+      ->check(CLI::IsMember({"strict", "bf16"}));
 }
 
 }  // namespace
@@ -27,9 +42,6 @@ void add_common_options(CLI::App& app, LayerSource source, CommonOptions* option
   app.add_option("--layout", options->layout,
                  "channels first or last; overrides what the layers say (default nchw)")
       ->check(CLI::IsMember({"nchw", "nhwc"}));
-  app.add_option("--dtype", options->dtype, "element type")
-      ->check(CLI::IsMember({"f32"}))
-      ->capture_default_str();
   app.add_option("--backend", options->backend,
                  "xbyak (machine code, AVX-512) or interpreter; default: xbyak where it can run")
       ->check(CLI::IsMember({"xbyak", "interpreter"}));
@@ -45,6 +57,10 @@ void add_threads_option(CLI::App& app, CommonOptions* options) {
 Result<std::vector<Layer>> load_layers(const CommonOptions& options) {
   LayerOptions reading;
   reading.ignore_post = options.ignore_post;
+  reading.skip_unknown_post = options.skip_unknown_post;
+  reading.dtype = parse_dtype_key(options.dtype);
+  reading.dst_dtype = parse_data_type(options.dst_dtype);
+  reading.math_mode = parse_math_mode(options.math_mode);
   if (!options.layout.empty()) {
     reading.layout = options.layout == "nhwc" ? Layout::nhwc : Layout::nchw;
   }

@@ -26,20 +26,23 @@ struct Command {
 };
 
 struct CommonOptions {
-  std::string layer;   ///< JSON of one layer
-  std::string layers;  ///< a layers file
-  std::string layout;  ///< empty: as the layers say
-  std::string dtype = "f32";
-  std::string backend;  ///< empty: machine code where this machine can run it
+  std::string layer;      ///< JSON of one layer
+  std::string layers;     ///< a layers file
+  std::string layout;     ///< empty: as the layers say
+  std::string dtype;      ///< empty: as the layers say
+  std::string dst_dtype;  ///< same
+  std::string math_mode;  ///< same
+  std::string backend;    ///< empty: machine code where this machine can run it
   int threads = 1;
   bool ignore_post = false;
+  bool skip_unknown_post = false;
 };
 
 /// Which ways of naming layers a command offers.
 enum class LayerSource { none, one, one_or_file };
 
-/// Adds --layout, --dtype, --backend, and for commands that take layers --layer (and --layers) and
-/// --ignore-post.
+/// Adds --layout and --backend, and for commands that take layers --layer (and --layers) and what
+/// overrides parts of layers: --dtype, --ignore-post and others.
 void add_common_options(CLI::App& app, LayerSource source, CommonOptions* options);
 
 /// Adds --threads.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <istream>
@@ -11,6 +13,7 @@
 #include <utility>
 
 #include "compiler/problem/checked_math.hpp"
+#include "compiler/problem/float_text.hpp"
 
 namespace convt {
 namespace {
@@ -33,7 +36,11 @@ constexpr std::pair<const char*, const char*> kMisspelt[] = {
     {"groups", "g"},        {"group", "g"},
     {"epilogue", "post"},   {"data_type", "dtype"},
     {"p_start", "p_begin"}, {"p_stop", "p_end"},
+    {"activation", "post"}, {"math", "math_mode"},
 };
+
+constexpr DataType kDataTypes[] = {DataType::f32, DataType::f16, DataType::bf16, DataType::s8,
+                                   DataType::u8};
 
 const char* kind_of(const Json& value) {
   if (value.is_number_float()) return "a number with a fraction";
@@ -135,6 +142,31 @@ class KeyReader {
       return otherwise;
     }
     return raw(key).get<std::string>();
+  }
+
+  /// A float32, finite.
+  float number(const char* key, float otherwise) {
+    if (!has(key)) return otherwise;
+    if (!raw(key).is_number()) {
+      fail(key, "must be a number, got " + shown(raw(key)));
+      return otherwise;
+    }
+    const double value = raw(key).get<double>();
+    if (!(std::fabs(value) <= static_cast<double>(std::numeric_limits<float>::max()))) {
+      fail(key, "does not fit float32, got " + shown(raw(key)));
+      return otherwise;
+    }
+    return static_cast<float>(value);
+  }
+
+  /// One of the words that `parse` knows.
+  template <class Parse>
+  auto word(const char* key, const char* otherwise, const char* choices, const Parse& parse) ->
+      typename decltype(parse(std::string_view()))::value_type {
+    const std::string said = text(key, otherwise);
+    const auto value = parse(said);
+    if (!value) fail(key, std::string("must be ") + choices + ", got " + shown(said));
+    return value ? *value : *parse(otherwise);
   }
 
   std::vector<std::string> texts(const char* key) {
@@ -240,10 +272,6 @@ void read_axes(KeyReader* keys, Problem* problem) {
 }
 
 void read_types(KeyReader* keys, const LayerOptions& options, Problem* problem) {
-  const std::string dtype = keys->text("dtype", "f32");
-  if (dtype != to_string(DataType::f32)) {
-    keys->fail("dtype", "only \"f32\" is offered yet, got " + shown(dtype), ErrorCode::unsupported);
-  }
   const std::string layout = keys->text("layout", to_string(Layout::nchw));
   if (layout == to_string(Layout::nhwc)) {
     problem->layout = Layout::nhwc;
@@ -251,17 +279,54 @@ void read_types(KeyReader* keys, const LayerOptions& options, Problem* problem) 
     keys->fail("layout", "must be \"nchw\" or \"nhwc\", got " + shown(layout));
   }
   if (options.layout) problem->layout = *options.layout;
+
+  problem->dtype = keys->word("dtype", "f32", "\"f32\", \"f16\", \"bf16\", \"u8s8\" or \"s8s8\"",
+                              parse_dtype_key);
+  problem->dst_dtype = keys->word("dst_dtype", to_string(default_dst_dtype(problem->dtype)),
+                                  "\"f32\", \"f16\", \"bf16\", \"s8\" or \"u8\"", parse_data_type);
+  problem->math_mode = keys->word("math_mode", "strict", "\"strict\" or \"bf16\"", parse_math_mode);
+  // Far more than any type has; validate() knows what each has.
+  constexpr std::int64_t kZeroPoints = 1 << 16;
+  problem->src_zero_point =
+      static_cast<std::int32_t>(keys->integer("src_zero_point", -kZeroPoints, kZeroPoints, 0));
+  problem->dst_zero_point =
+      static_cast<std::int32_t>(keys->integer("dst_zero_point", -kZeroPoints, kZeroPoints, 0));
+  problem->dst_scale = keys->number("dst_scale", 1);
+  if (options.dtype) {
+    problem->dtype = *options.dtype;
+    problem->dst_dtype = default_dst_dtype(*options.dtype);
+    problem->math_mode = MathMode::strict;
+    problem->src_zero_point = problem->dst_zero_point = 0;
+    problem->dst_scale = 1;
+  }
+  if (options.dst_dtype) problem->dst_dtype = *options.dst_dtype;
+  if (options.math_mode) problem->math_mode = *options.math_mode;
 }
 
-void read_post(KeyReader* keys, const LayerOptions& options, Layer* layer) {
-  layer->post = keys->texts("post");
-  if (options.ignore_post) layer->post.clear();
-  if (!layer->post.empty()) {
-    keys->fail("post",
-               "epilogue steps are not offered yet, got " + shown(Json(layer->post)) +
-                   " (--ignore-post drops them)",
-               ErrorCode::unsupported);
+void read_post(KeyReader* keys, const LayerOptions& options, Problem* problem) {
+  const std::vector<std::string> texts = keys->texts("post");
+  if (options.ignore_post) {
+    problem->residual_channel_pitch = 0;  // goes with `add`
+  } else {
+    for (const std::string& text : texts) {
+      const Result<EpilogueStep> step = parse_step(text);
+      if (step.ok()) {
+        problem->epilogue.push_back(*step);
+        continue;
+      }
+      const bool unknown = step.error().code == ErrorCode::unsupported;
+      if (unknown && options.skip_unknown_post) continue;
+      keys->fail(
+          "post",
+          step.error().message +
+              (unknown ? " (--skip-unknown-post leaves it out, --ignore-post all steps)" : ""),
+          step.error().code);
+    }
   }
+  if (!keys->has("input_activation")) return;
+  const Result<EpilogueStep> step = parse_step(keys->text("input_activation", "snake"));
+  if (!step.ok()) return keys->fail("input_activation", step.error().message, step.error().code);
+  problem->input_activation = *step;
 }
 
 /// Compares what the line says about its result with what follows from the layer.
@@ -331,7 +396,40 @@ Result<Json> parse_object(std::string_view text) {
   return object;
 }
 
+/// The short number where it reads back to the same one.
+Json float_to_json(float value) {
+  const double brief = std::strtod(float_text(value).c_str(), nullptr);
+  return static_cast<float>(brief) == value ? brief : static_cast<double>(value);
+}
+
 }  // namespace
+
+const char* dtype_key(DataType type) {
+  if (type == DataType::s8) return "s8s8";
+  if (type == DataType::u8) return "u8s8";
+  return to_string(type);
+}
+
+std::optional<DataType> parse_dtype_key(std::string_view text) {
+  for (const DataType type : kDataTypes) {
+    if (text == dtype_key(type)) return type;
+  }
+  return std::nullopt;
+}
+
+std::optional<DataType> parse_data_type(std::string_view text) {
+  for (const DataType type : kDataTypes) {
+    if (text == to_string(type)) return type;
+  }
+  return std::nullopt;
+}
+
+std::optional<MathMode> parse_math_mode(std::string_view text) {
+  for (const MathMode mode : {MathMode::strict, MathMode::bf16}) {
+    if (text == to_string(mode)) return mode;
+  }
+  return std::nullopt;
+}
 
 Result<Layer> parse_layer(std::string_view json_text, const LayerOptions& options) {
   const Result<Json> object = parse_object(json_text);
@@ -353,9 +451,10 @@ Result<Layer> parse_layer(std::string_view json_text, const LayerOptions& option
   problem.bias = keys.boolean("bias", false);
   problem.src_channel_pitch = keys.integer("src_channel_pitch", 0, kLargest, 0);
   problem.dst_channel_pitch = keys.integer("dst_channel_pitch", 0, kLargest, 0);
+  problem.residual_channel_pitch = keys.integer("residual_channel_pitch", 0, kLargest, 0);
   read_axes(&keys, &problem);
   read_types(&keys, options, &problem);
-  read_post(&keys, options, &layer);
+  read_post(&keys, options, &problem);
   if (keys.error()) return *keys.error();
 
   // What no single key is to blame for: divisibility, sizes.
@@ -433,13 +532,25 @@ std::string layer_to_json(const Layer& layer) {
   json["d"] = list([](const Axis& axis) { return axis.dilation; });
   json["g"] = problem.groups;
   json["bias"] = problem.bias;
-  json["post"] = layer.post;
-  json["dtype"] = to_string(problem.dtype);
+  json["post"] = Json::array();
+  for (const EpilogueStep& step : problem.epilogue) json["post"].push_back(step.to_text());
+  json["dtype"] = dtype_key(problem.dtype);
   json["layout"] = to_string(problem.layout);
   const Json zero_tail = list([](const Axis& axis) { return axis.zero_tail; });
   if (zero_tail != list([](const Axis&) { return 0; })) json["zero_tail"] = zero_tail;
   if (problem.src_channel_pitch != 0) json["src_channel_pitch"] = problem.src_channel_pitch;
   if (problem.dst_channel_pitch != 0) json["dst_channel_pitch"] = problem.dst_channel_pitch;
+  if (problem.residual_channel_pitch != 0) {
+    json["residual_channel_pitch"] = problem.residual_channel_pitch;
+  }
+  if (problem.dst_dtype != default_dst_dtype(problem.dtype)) {
+    json["dst_dtype"] = to_string(problem.dst_dtype);
+  }
+  if (problem.math_mode != MathMode::strict) json["math_mode"] = to_string(problem.math_mode);
+  if (problem.src_zero_point != 0) json["src_zero_point"] = problem.src_zero_point;
+  if (problem.dst_zero_point != 0) json["dst_zero_point"] = problem.dst_zero_point;
+  if (problem.dst_scale != 1) json["dst_scale"] = float_to_json(problem.dst_scale);
+  if (problem.input_activation) json["input_activation"] = problem.input_activation->to_text();
   json["out"] = list([](const Axis& axis) { return axis.output; });
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

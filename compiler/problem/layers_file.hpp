@@ -14,9 +14,17 @@
 //   zero_tail                    trailing positions that are exactly 0               0
 //   g                            groups                                              1
 //   bias                         whether there is one                                false
-//   post                         epilogue steps                                      []
-//   dtype, layout                "f32"; "nchw" | "nhwc"                              f32, nchw
-//   src_channel_pitch, dst_...   as in Problem                                       0 (dense)
+//   post                         epilogue steps, as parse_step() reads them          []
+//   layout                       "nchw" | "nhwc"                                     nchw
+//   dtype                        "f32" | "f16" | "bf16" | "u8s8" | "s8s8" (x and     f32
+//                                weights)
+//   dst_dtype                    "f32" | "f16" | "bf16" | "s8" | "u8"                dtype; int8:
+//   f32 math_mode                    "strict" | "bf16"                                   strict
+//   src_zero_point, dst_...      as in Problem                                       0
+//   dst_scale                    as in Problem                                       1
+//   input_activation             a step: "leaky_relu:0.1" or "snake"                 none
+//   src_channel_pitch, dst_...,  as in Problem                                       0 (dense)
+//   residual_...
 //   out                          checked: output lengths                             -
 //   macs                         checked when `verified` is true: n * live_macs()    -
 //   source, note                 kept for reports                                    ""
@@ -42,7 +50,6 @@ struct Layer {
   std::string name;
   std::int64_t batch = 1;
   Problem problem;  ///< valid, and valid with this batch
-  std::vector<std::string> post;
   std::string source;
   std::string note;
 
@@ -51,8 +58,21 @@ struct Layer {
 
 struct LayerOptions {
   bool ignore_post = false;           ///< drop every layer's epilogue steps
+  bool skip_unknown_post = false;     ///< drop those that parse_step() does not know
   std::optional<Layout> layout = {};  ///< overrides the layers' own
+  /// Overrides the layers' own, and drops what goes with it: dst_dtype, math_mode, zero points,
+  /// dst_scale.
+  std::optional<DataType> dtype = {};
+  std::optional<DataType> dst_dtype = {};  ///< overrides
+  std::optional<MathMode> math_mode = {};  ///< overrides
 };
+
+/// The names of key `dtype`: "u8s8" is u8, "s8s8" is s8.
+const char* dtype_key(DataType type);
+std::optional<DataType> parse_dtype_key(std::string_view text);
+/// "f32", "s8" and so on; and "strict", "bf16".
+std::optional<DataType> parse_data_type(std::string_view text);
+std::optional<MathMode> parse_math_mode(std::string_view text);
 
 /// One layer. The message names the key at fault.
 Result<Layer> parse_layer(std::string_view json_text, const LayerOptions& options = {});

@@ -41,7 +41,9 @@ void sample_parameters(const Problem& problem, Uniform uniform, float* out) {
     const double outputs =
         static_cast<double>(problem.out_channels) * static_cast<double>(problem.output_spatial());
     const double terms = std::max(1.0, static_cast<double>(problem.live_macs()) / outputs);
-    const auto scale = static_cast<float>(1 / (74.0 * 74.0 * std::sqrt(terms)));
+    const bool to_float = problem.dst_dtype == DataType::f32;
+    const double size = to_float ? 1 : 40 * static_cast<double>(problem.dst_scale);
+    const auto scale = static_cast<float>(size / (74.0 * 74.0 * std::sqrt(terms)));
     for (std::int64_t c = 0; c < problem.out_channels; ++c) {
       *out++ = scale * (1 + 0.5f * uniform());
     }

@@ -28,7 +28,7 @@ extern "C" {
 
 /* Raised when this header changes so that programs must be compiled anew. Fields may be appended to
  * structs without it: each struct says how large its user believes it to be. */
-#define CONVT_ABI_VERSION 1
+#define CONVT_ABI_VERSION 2
 
 /* CONVT_ABI_VERSION of the library in use. */
 int convt_abi_version(void);
@@ -60,7 +60,54 @@ typedef enum convt_layout {
   CONVT_NHWC = 1  /* channels last:  x (N, I..., Cin), y (N, O..., Cout) */
 } convt_layout_t;
 
-typedef enum convt_data_type { CONVT_F32 = 0 } convt_data_type_t;
+/* 16-bit types are passed as their bit patterns. */
+typedef enum convt_data_type {
+  CONVT_F32 = 0,
+  CONVT_F16 = 1,
+  CONVT_BF16 = 2,
+  CONVT_S8 = 3,
+  CONVT_U8 = 4
+} convt_data_type_t;
+
+/* How float32 tensors are multiplied. */
+typedef enum convt_math_mode {
+  CONVT_MATH_STRICT = 0, /* in float32 */
+  CONVT_MATH_BF16 = 1    /* inputs and weights rounded to bfloat16 first; sums in float32 */
+} convt_math_mode_t;
+
+/* What happens to an output v after the bias, in float32. Rows come from
+ * convt_run_arguments_t.parameters. alpha and beta are 0 where a kind has no use for them. */
+typedef enum convt_step_kind {
+  CONVT_STEP_SCALE_SHIFT = 0,  /* v * scale[c] + shift[c] (two rows): a batch norm */
+  CONVT_STEP_ADD = 1,          /* v + alpha * (residual - beta) */
+  CONVT_STEP_RELU = 2,         /* max(v, 0) */
+  CONVT_STEP_LEAKY_RELU = 3,   /* v < 0 ? alpha * v : v */
+  CONVT_STEP_PRELU = 4,        /* v < 0 ? slope[c] * v : v (one row) */
+  CONVT_STEP_ELU = 5,          /* v < 0 ? alpha * (exp(v) - 1) : v */
+  CONVT_STEP_CLIP = 6,         /* min(max(v, alpha), beta) */
+  CONVT_STEP_SIGMOID = 7,      /* 1 / (1 + exp(-v)) */
+  CONVT_STEP_TANH = 8,         /* tanh(v) */
+  CONVT_STEP_GELU_ERF = 9,     /* v/2 * (1 + erf(v / sqrt(2))) */
+  CONVT_STEP_GELU_TANH = 10,   /* v/2 * (1 + tanh(sqrt(2/pi) * (v + 0.044715 * v^3))) */
+  CONVT_STEP_SILU = 11,        /* v * sigmoid(v) */
+  CONVT_STEP_HARDSWISH = 12,   /* v * min(max(v + 3, 0), 6) / 6 */
+  CONVT_STEP_HARDSIGMOID = 13, /* min(max(alpha * v + beta, 0), 1) */
+  CONVT_STEP_SOFTPLUS = 14,    /* log(1 + exp(v)) */
+  CONVT_STEP_SNAKE = 15        /* v + sin(a[c] * v)^2 / a[c] (one row) */
+} convt_step_kind_t;
+
+typedef struct convt_step {
+  int32_t kind; /* convt_step_kind_t */
+  float alpha;
+  float beta;
+} convt_step_t;
+
+#define CONVT_MAX_STEPS 8
+
+/* Reads "relu", "leaky_relu:0.1", "clip:0:6" and the like; constants that have usual values may be
+ * left out. Errors: UNSUPPORTED for an unknown name, INVALID_ARGUMENT for wrong constants or null
+ * pointers. */
+convt_status_t convt_step_parse(const char* text, convt_step_t* step);
 
 /* One spatial axis. Output o takes tap k of input i when o = i*stride + k*dilation - crop_begin;
  * the kernel is not flipped. With a framework's padding p and output padding op: crop_begin = p,
@@ -80,7 +127,7 @@ typedef struct convt_problem {
   size_t struct_bytes; /* sizeof(convt_problem_t), set by convt_problem_init() */
   int32_t rank;        /* 1 to 3 */
   int32_t has_bias;    /* 0 or 1 */
-  int32_t data_type;   /* convt_data_type_t */
+  int32_t data_type;   /* convt_data_type_t of x and, but for CONVT_U8, the weights: then s8 */
   int32_t layout;      /* convt_layout_t */
   int64_t in_channels;
   int64_t out_channels;
@@ -89,11 +136,23 @@ typedef struct convt_problem {
       axes[CONVT_MAX_RANK]; /* outermost (d, h, w order) first; those past rank are ignored */
   int64_t
       src_channel_pitch; /* channels of the tensor that x is a channel slice of; 0: x is dense */
-  int64_t dst_channel_pitch; /* same of y */
+  int64_t dst_channel_pitch;      /* same of y */
+  int64_t residual_channel_pitch; /* same of what CONVT_STEP_ADD reads */
+  int32_t dst_data_type; /* convt_data_type_t of y and the residual: CONVT_F32 or data_type; s8 and
+                            u8 go with either of them */
+  int32_t math_mode;     /* convt_math_mode_t */
+  int32_t has_input_activation;  /* 0 or 1 */
+  convt_step_t input_activation; /* LEAKY_RELU or SNAKE, applied to x before the products */
+  int32_t step_count;            /* 0 to CONVT_MAX_STEPS */
+  convt_step_t
+      steps[CONVT_MAX_STEPS]; /* the epilogue, in order; those past step_count are ignored */
+  int32_t src_zero_point;     /* what stands for 0 in an s8 or u8 x */
+  int32_t dst_zero_point;     /* s8 or u8 y: v / dst_scale + dst_zero_point, rounded and clamped */
+  float dst_scale;
 } convt_problem_t;
 
-/* One channel, one group, every axis one element with one tap; f32, nchw, no bias. Errors:
- * INVALID_ARGUMENT if problem is null or rank is not 1 to 3. */
+/* One channel, one group, every axis one element with one tap; f32, nchw, no bias, no steps.
+ * Errors: INVALID_ARGUMENT if problem is null or rank is not 1 to 3. */
 convt_status_t convt_problem_init(convt_problem_t* problem, int rank);
 
 /* Reads the text form ("r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 f32 nchw xp0
@@ -162,14 +221,18 @@ double convt_kernel_compile_us(const convt_kernel_t* kernel);
 /* Elements of the canonical weights (Cin, Cout/groups, K...), row-major. 0 if kernel is null. */
 size_t convt_weights_count(const convt_kernel_t* kernel);
 
+/* Rows of convt_run_arguments_t.parameters: with an s8 or u8 x one of scales, by which sums are
+ * multiplied, then those of the steps. 0 if kernel is null. */
+int convt_parameter_rows(const convt_kernel_t* kernel);
+
 /* Bytes of the packed weights. 0 if kernel is null. */
 size_t convt_packed_weights_bytes(const convt_kernel_t* kernel);
 
-/* Packs canonical weights, convt_weights_count() floats, into `packed`,
+/* Packs canonical weights, convt_weights_count() elements of the weights' type, into `packed`,
  * convt_packed_weights_bytes() bytes of any alignment (64 is fastest). The result begins with a
  * 64-byte header that names its layout; it may be copied and stored. Errors: INVALID_ARGUMENT if a
  * pointer is null, count is not the layer's, or packed_bytes is too small. */
-convt_status_t convt_pack(const convt_kernel_t* kernel, const float* canonical, size_t count,
+convt_status_t convt_pack(const convt_kernel_t* kernel, const void* canonical, size_t count,
                           void* packed, size_t packed_bytes);
 
 /* ---- Running -----------------------------------------------------------------------------------
@@ -189,27 +252,34 @@ typedef struct convt_run_arguments {
   const void* src;     /* x, in the problem's layout and element type, any alignment */
   const void* weights; /* packed */
   size_t weights_bytes;
-  const void* bias; /* (Cout) if the problem has a bias, else null */
-  void* dst;        /* y; may share no byte with x, the weights or the bias */
+  const void* bias; /* (Cout), float32, if the problem has a bias, else null */
+  void* dst;        /* y; may share no byte with the others, but see residual */
   int32_t threads;  /* at most so many, the caller's included; 0: the CPUs this process may use;
                        the result does not depend on it */
   convt_parallel_for_t parallel_for; /* null: convt's own pool */
   void* parallel_for_context;
   void* workspace; /* 64-byte aligned, unused by others meanwhile; null: the kernel's own */
   size_t workspace_bytes;
+  const float* parameters;       /* (convt_parameter_rows(), Cout); null if there are no rows */
+  const float* input_parameters; /* (1, Cin) with an input activation SNAKE, else null */
+  const void* residual;          /* of y's shape and type, if there is a CONVT_STEP_ADD, else null;
+                                    may be y itself, with the same pitch */
 } convt_run_arguments_t;
 
-#define CONVT_RUN_ARGUMENTS_INIT \
-  { sizeof(convt_run_arguments_t), 1, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, 0 }
+#define CONVT_RUN_ARGUMENTS_INIT                                                               \
+  {                                                                                            \
+    sizeof(convt_run_arguments_t), 1, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, \
+        NULL, NULL                                                                             \
+  }
 
 /* Bytes of workspace that let a run of `batch` images use `threads` threads; 0 for most kernels. */
 size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads, int64_t batch);
 
 /* Computes y. Re-entrant; machine code allocates nothing unless it is refused, or a larger batch
  * than ever needs workspace of the kernel's own. Errors, before a byte is written: INVALID_ARGUMENT
- * if a pointer is missing (or a bias given that the layer has not), batch or threads are negative,
- * weights are packed for another layout, y overlaps an input, or the workspace is too small or
- * misaligned; UNSUPPORTED if batch makes a tensor of 2^40 bytes.
+ * if a pointer is missing (or one given that the layer has no use for), batch or threads are
+ * negative, weights are packed for another layout, y overlaps an input, or the workspace is too
+ * small or misaligned; UNSUPPORTED if batch makes a tensor of 2^40 bytes.
  */
 convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments_t* arguments);
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include <convt/problem.hpp>
 
@@ -33,6 +34,8 @@ struct ConvTranspose {
   std::int64_t groups = 1;
   bool bias = false;
   Layout layout = Layout::nchw;
+  DataType dtype = DataType::f32;  ///< of x; y has default_dst_dtype(dtype)
+  std::vector<EpilogueStep> epilogue{};
 };
 
 /// The Problem of a layer: output = (input-1)*stride + (kernel-1)*dilation + 1 - 2*padding +
