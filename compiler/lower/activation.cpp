@@ -1,9 +1,11 @@
 #include "compiler/lower/activation.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 namespace convt::lowering {
@@ -56,24 +58,9 @@ constexpr float kCubicLn2High = 0x1.36dap3f;           ///< g: short, as kLn2Hig
 constexpr float kCubicLn2LowShare = -0x1.187b66p-19f;  ///< the rest of g, divided by kCubicLn2High
 constexpr float kCubicLog2e = 0x1.a5a7dp-4f;           ///< 1 / g
 constexpr float kCubicLn2HighInverse = 0x1.a5a796p-4f;
-/// (exp(c*r) - 1) / r, |r| <= g / 2: relative error 3.4e-8
+/// (exp(c*r) - 1) / r, |r| <= g / 2: relative error 3.4e-8.
 constexpr float kCubicExpm1[] = {0x1.2444f2p-4f,  0x1.4dad5cp-9f,  0x1.fbeff4p-15f,
                                  0x1.21f42ep-20f, 0x1.096b3ap-26f, 0x1.921042p-33f};
-
-using Coefficients = std::vector<float>;
-
-/// The polynomial of scale * x, times scale^extra.
-template <std::size_t N>
-Coefficients scaled(const float (&coefficients)[N], float scale, int extra = 0) {
-  Coefficients result(coefficients, coefficients + N);
-  float factor = 1;
-  for (int i = 0; i < extra; ++i) factor *= scale;
-  for (float& c : result) {
-    c *= factor;
-    factor *= scale;
-  }
-  return result;
-}
 
 /// A register for each value of a group.
 using Group = std::vector<Reg>;
@@ -119,21 +106,16 @@ class Vectors {
     each(Op::mul, v_, v_, t);
   }
 
-  /// max(v, 0) + alpha * (exp(min(v, 0)) - 1).  17
+  /// max(v, 0) + alpha * (exp(min(v, 0)) - 1).  18
   void elu(float alpha) {
     const Group x = fresh();
     min(x, constant(0), v_);
     each(Op::max, v_, v_, 0);
     max(x, constant(-18), x);
-    const Group t = filled(kRound + kBias);
-    fma(t, x, kLog2e);
-    {
-      const Group n = fresh();
-      each(Op::sub, n, t, kRound + kBias);
-      fma(x, n, -kLn2);  // of one part: what it lacks is small beside the result's 2^n - 1
-    }
+    // Of one part: what it lacks is small beside the result's 2^n - 1.
+    const Group t = reduce(x, x, kLog2e, kBias, {-kLn2});
     // p * r*2^n + (2^n - 1)
-    const Group p = polynomial(x, scaled(kExpm1, 1));
+    const Group p = polynomial(x, kExpm1);
     shift_left(t);
     each(Op::mul, x, x, t);
     each(Op::sub, t, t, 1);
@@ -144,8 +126,8 @@ class Vectors {
   /// 1 / (1 + exp(-v)), both sides multiplied by 2^-64, so that exp(104) does not overflow.  17
   void sigmoid() {
     clamp(v_, -104, 40);
-    const Group t = exp_of(v_, v_, -1);
-    const Group p = polynomial(v_, scaled(kExp, -1));
+    const Group t = reduce(v_, v_, -kLog2e, kBias - 64, {kLn2High, kLn2Low});
+    const Group p = polynomial(v_, kExp, -1);
     shift_left(t);
     mul_add(p, t, 0x1p-64f);
     div(v_, constant(0x1p-64f), p);
@@ -158,14 +140,8 @@ class Vectors {
     each_word(Op::bit_or, z, v_, kSignBit);
     each(Op::bit_xor, v_, v_, z);  // what the result's sign differs by
     max(z, constant(-9.1f), z);
-    const Group t = filled(kRound + kBias);
-    fma(t, z, 2 * kLog2e);
-    {
-      const Group n = fresh();
-      each(Op::sub, n, t, kRound + kBias);
-      fma(z, n, -kLn2 / 2);  // of one part: as in elu()
-    }
-    const Group p = polynomial(z, scaled(kExpm1, 2, 1));
+    const Group t = reduce(z, z, 2 * kLog2e, kBias, {-kLn2 / 2});  // of one part: as in elu()
+    const Group p = polynomial(z, kExpm1, 2, true);
     shift_left(t);
     each(Op::mul, z, z, t);
     const Group denominator = fresh();
@@ -177,13 +153,13 @@ class Vectors {
     each(Op::bit_xor, v_, v_, t);
   }
 
-  /// max(v, 0) - z / (1 + exp(z)), z = |v|.  20
+  /// max(v, 0) - z / (1 + exp(z)), z = |v|.  21
   void silu() {
     const Group z = magnitude(109);
     const Group r = fresh();
     copy(r, z);
-    const Group t = exp_of(r, z, 1);
-    const Group p = polynomial(r, scaled(kExpm1, 1));
+    const Group t = reduce(z, r, kLog2e, kBias - 64, {-kLn2High, -kLn2Low});
+    const Group p = polynomial(r, kExpm1);
     subtract_tail(z, p, r, t);
   }
 
@@ -211,7 +187,7 @@ class Vectors {
     fma(r, n, kCubicLn2LowShare);
     const Group t = filled(kRound + kBias - 64);
     fma(t, n, -kCubicLn2HighInverse);
-    const Group p = polynomial(r, scaled(kCubicExpm1, 1));
+    const Group p = polynomial(r, kCubicExpm1);
     subtract_tail(z, p, r, t);
   }
 
@@ -226,7 +202,7 @@ class Vectors {
     {
       const Group t = fresh();
       each(Op::sub, t, tail, 0.375f);
-      each(Op::mul, tail, tail, polynomial(t, scaled(kTail, 1)));
+      each(Op::mul, tail, tail, polynomial(t, kTail));
     }
     const float round = kRound + kBias + 64;
     const Group n = fresh();
@@ -239,7 +215,7 @@ class Vectors {
     fma(r, n, 2 * kLn2Low);
     each(Op::add, n, n, round);
     // tail + tail*r * (exp(-r / 2) - 1) / r
-    const Group p = polynomial(r, scaled(kExpm1, -0.5f, 1));
+    const Group p = polynomial(r, kExpm1, -0.5f, true);
     shift_left(n);
     each(Op::mul, tail, tail, n);
     each(Op::mul, r, r, tail);
@@ -254,19 +230,12 @@ class Vectors {
     const Group x = fresh();
     each_word(Op::bit_or, x, v_, kSignBit);
     max(x, constant(-105), x);
-    const Group t = filled(kRound + kBias + 32);
-    fma(t, x, kLog2e);
-    {
-      const Group n = fresh();
-      each(Op::sub, n, t, kRound + kBias + 32);
-      fma(x, n, -kLn2High);
-      fma(x, n, -kLn2Low);
-    }
-    const Group e = polynomial(x, scaled(kExp, 1));
+    const Group t = reduce(x, x, kLog2e, kBias + 32, {-kLn2High, -kLn2Low});
+    const Group e = polynomial(x, kExp);
     shift_left(t);
     each(Op::mul, e, e, t);
     each(Op::mul, t, e, 0x1p-32f);
-    each(Op::mul, e, e, polynomial(t, scaled(kLog1p, 1)));
+    each(Op::mul, e, e, polynomial(t, kLog1p));
     each(Op::max, v_, v_, 0);
     fma(v_, e, 0x1p-32f);
   }
@@ -288,7 +257,7 @@ class Vectors {
     }
     const Group square = fresh();
     each(Op::mul, square, r, r);
-    const Group s = polynomial(square, scaled(kSin, 1));
+    const Group s = polynomial(square, kSin);
     each(Op::mul, s, s, r);
     const Group quotient = fresh();
     each(Op::mul, quotient, s, shared_inverse.empty() ? inverse() : shared_inverse);
@@ -323,22 +292,23 @@ class Vectors {
     return z;
   }
 
-  /// n of exp(sign * x), in the low bits with a bias that makes 2^(n - 64). r becomes sign times
-  /// what is left; it may be x, or a copy.
-  Group exp_of(const Group& r, const Group& x, float sign) {
-    const float round = kRound + kBias - 64;
-    Group t = filled(round);
-    fma(t, x, sign * kLog2e);
+  /// n = per_n * x rounded; r, which may be x, += n * each of `parts`. Returns n in the low bits of
+  /// a number, with a bias.
+  Group reduce(const Group& x, const Group& r, float per_n, int bias,
+               std::initializer_list<float> parts) {
+    const float round = kRound + static_cast<float>(bias);
+    Group biased = filled(round);
+    fma(biased, x, per_n);
     const Group n = fresh();
-    each(Op::sub, n, t, round);
-    fma(r, n, -sign * kLn2High);
-    fma(r, n, -sign * kLn2Low);
-    return t;
+    each(Op::sub, n, biased, round);
+    for (const float part : parts) fma(r, n, part);
+    return biased;
   }
 
-  /// v = max(v, 0) - z / (1 + exp(x)), x >= 0: p being (exp(r) - 1) / r, and t being n as exp_of()
-  /// has it. The denominator is multiplied by 2^-64, so that exp(109) does not overflow, and so is
-  /// the quotient where it meets v: a result that is denormal is rounded once.
+  /// v = max(v, 0) - z / (1 + exp(x)), x >= 0: p being (exp(r) - 1) / r, and t being n as
+  /// reduce() has it, with a bias of kBias - 64. The denominator is multiplied by 2^-64, so that
+  /// exp(109) does not overflow, and so is the quotient where it meets v: a result that is denormal
+  /// is rounded once.
   void subtract_tail(const Group& z, const Group& p, const Group& r, const Group& t) {
     shift_left(t);
     each(Op::mul, r, r, t);
@@ -349,9 +319,15 @@ class Vectors {
     fma(v_, z, -0x1p-64f);
   }
 
-  Group polynomial(const Group& x, const Coefficients& coefficients) {
-    Group sum = filled(coefficients.back());
-    for (std::size_t i = coefficients.size() - 1; i-- > 0;) mul_add(sum, x, coefficients[i]);
+  /// The polynomial of scale * x, times scale if `extra`. Scales are powers of 2 or -1: exact.
+  template <std::size_t N>
+  Group polynomial(const Group& x, const float (&coefficients)[N], float scale = 1,
+                   bool extra = false) {
+    std::array<float, N> c;
+    float factor = extra ? scale : 1;
+    for (std::size_t i = 0; i < N; ++i, factor *= scale) c[i] = coefficients[i] * factor;
+    Group sum = filled(c[N - 1]);
+    for (std::size_t i = N - 1; i-- > 0;) mul_add(sum, x, c[i]);
     return sum;
   }
 
