@@ -1,9 +1,11 @@
 #include "compiler/lower/activation.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 namespace convt::lowering {
@@ -18,11 +20,11 @@ using program::Reg;
 // Notation: exp(x) = 2^n * exp(r) with n = x / ln 2 rounded and |r| <= ln(2) / 2.
 //
 // n comes of adding a large number, kRound, whose ulp is 1: the sum's low bits are n, and shifted
-// left by 23 they are the exponent of 2^n. A bias added to kRound goes along: 127 makes 2^n itself,
-// 256 more sets the sign bit.
+// left by 23 they are the exponent of 2^n. A bias added to kRound goes along.
 
 constexpr float kRound = 0x1.8p23f;
-constexpr int kBias = 127, kSign = 256;
+constexpr int kBias = 127;
+constexpr std::uint32_t kSignBit = 0x80000000u;
 
 constexpr float kLog2e = 0x1.715476p0f;
 constexpr float kLn2 = 0x1.62e43p-1f;
@@ -42,12 +44,11 @@ constexpr float kLog1p[] = {1.0f,           -0x1.ffffd2p-2f, 0x1.554ddp-2f,  -0x
                             0x1.49211cp-6f, -0x1.af5e2p-9f};
 /// sin(r) / r in r^2, |r| <= pi / 2: absolute error of sin 5.6e-9.
 constexpr float kSin[] = {1.0f, -0x1.55554cp-3f, 0x1.110ed4p-7f, -0x1.9f6ecap-13f, 0x1.5d9d2ap-19f};
-/// Phi(-z) * exp(z^2 / 2), Phi the normal distribution, 0 <= z <= 14.5: numerator and denominator,
-/// relative error 1.6e-8.
-constexpr float kTailNumerator[] = {0.5f, 0x1.c0d06p-2f, 0x1.7743f6p-3f, 0x1.4cde0ap-5f,
-                                    0x1.0dc43p-8f};
-constexpr float kTailDenominator[] = {1.0f,           0x1.acaa6p0f,   0x1.33d73cp0f,
-                                      0x1.e0bce2p-2f, 0x1.a136b6p-4f, 0x1.52191cp-7f};
+/// Phi(-z) * exp(z^2 / 2) * (z + 4) in z / (z + 4) - 3/8, Phi the normal distribution, 0 <= z <=
+/// 14.5: relative error 3.1e-8.
+constexpr float kTail[] = {0x1.de857ap-1f, -0x1.ae40acp0f,  0x1.19ebp1f,     -0x1.005716p1f,
+                           0x1.0d2eb2p0f,  -0x1.ad5eacp-7f, -0x1.795bbcp-2f, 0x1.d53322p-4f,
+                           0x1.e68356p-4f, -0x1.e8f922p-5f};
 
 // gelu_tanh: v / (1 + exp(-w)), w = c*v*(v^2 + k) with k = 1 / 0.044715 and
 // c = 2 * sqrt(2 / pi) * 0.044715. In units of 1 / c, ln 2 is g.
@@ -57,29 +58,9 @@ constexpr float kCubicLn2High = 0x1.36dap3f;           ///< g: short, as kLn2Hig
 constexpr float kCubicLn2LowShare = -0x1.187b66p-19f;  ///< the rest of g, divided by kCubicLn2High
 constexpr float kCubicLog2e = 0x1.a5a7dp-4f;           ///< 1 / g
 constexpr float kCubicLn2HighInverse = 0x1.a5a796p-4f;
-/// exp(c*r), |r| <= g / 2: relative error 4e-9.
-constexpr float kCubicExp[] = {1.0f,
-                               0x1.2444f4p-4f,
-                               0x1.4dad5ep-9f,
-                               0x1.fbec7ap-15f,
-                               0x1.21ef82p-20f,
-                               0x1.0a7772p-26f,
-                               0x1.98183ep-33f};
-
-using Coefficients = std::vector<float>;
-
-/// The polynomial of scale * x, times scale^extra.
-template <std::size_t N>
-Coefficients scaled(const float (&coefficients)[N], float scale, int extra = 0) {
-  Coefficients result(coefficients, coefficients + N);
-  float factor = 1;
-  for (int i = 0; i < extra; ++i) factor *= scale;
-  for (float& c : result) {
-    c *= factor;
-    factor *= scale;
-  }
-  return result;
-}
+/// (exp(c*r) - 1) / r, |r| <= g / 2: relative error 3.4e-8.
+constexpr float kCubicExpm1[] = {0x1.2444f2p-4f,  0x1.4dad5cp-9f,  0x1.fbeff4p-15f,
+                                 0x1.21f42ep-20f, 0x1.096b3ap-26f, 0x1.921042p-33f};
 
 /// A register for each value of a group.
 using Group = std::vector<Reg>;
@@ -125,20 +106,17 @@ class Vectors {
     each(Op::mul, v_, v_, t);
   }
 
-  /// max(v, 0) + alpha * (exp(min(v, 0)) - 1).  17
+  /// max(v, 0) + alpha * (exp(min(v, 0)) - 1).  18
   void elu(float alpha) {
     const Group x = fresh();
     min(x, constant(0), v_);
     each(Op::max, v_, v_, 0);
     max(x, constant(-18), x);
-    const Group t = filled(kRound + kBias);
-    fma(t, x, kLog2e);
-    Group n = fresh();
-    each(Op::sub, n, t, kRound + kBias);
-    fma(x, n, -kLn2);  // of one part: what it lacks is small beside the result's 2^n - 1
-    const Group p = polynomial(x, scaled(kExpm1, 1));
-    shift_left(t);
+    // Of one part: what it lacks is small beside the result's 2^n - 1.
+    const Group t = reduce(x, x, kLog2e, kBias, {-kLn2});
     // p * r*2^n + (2^n - 1)
+    const Group p = polynomial(x, kExpm1);
+    shift_left(t);
     each(Op::mul, x, x, t);
     each(Op::sub, t, t, 1);
     mul_add(p, x, t);
@@ -148,45 +126,45 @@ class Vectors {
   /// 1 / (1 + exp(-v)), both sides multiplied by 2^-64, so that exp(104) does not overflow.  17
   void sigmoid() {
     clamp(v_, -104, 40);
-    const Group t = exp_of(v_, v_, -1);
-    const Group p = polynomial(v_, scaled(kExp, -1));
+    const Group t = reduce(v_, v_, -kLog2e, kBias - 64, {kLn2High, kLn2Low});
+    const Group p = polynomial(v_, kExp, -1);
     shift_left(t);
     mul_add(p, t, 0x1p-64f);
     div(v_, constant(0x1p-64f), p);
   }
 
-  /// With 2v = 2r - n*ln2, q = exp(2r) - 1, u = 2^n: (q + 1 - u) / (q + 1 + u). Near 0, where n
-  /// is, that is q / (q + 2); elsewhere q weighs little.  17
+  /// Of z = -|v|: (e - 1) / (e + 1), e = exp(2z) = exp(2r) * 2^n. With p = (exp(2r) - 1) / r and
+  /// q = r * 2^n that is (p*q + (2^n - 1)) / (p*q + (2^n + 1)).  21
   void tanh() {
-    clamp(v_, -9.1f, 9.1f);
-    const Group minus_u = filled(kRound + kBias + kSign);
-    fma(minus_u, v_, -2 * kLog2e);
-    {
-      const Group n = fresh();
-      each(Op::sub, n, minus_u, kRound + kBias + kSign);
-      fma(v_, n, kLn2 / 2);  // of one part: as in elu()
-    }
-    const Group numerator = polynomial(v_, scaled(kExpm1, 2, 1));
-    shift_left(minus_u);
-    const Group rest = fresh();
-    each(Op::add, rest, minus_u, 1);
-    mul_add(numerator, v_, rest);
-    mul_add(minus_u, constant(-2), numerator);
-    each(Op::div, v_, numerator, minus_u);
+    const Group z = fresh();
+    each_word(Op::bit_or, z, v_, kSignBit);
+    each(Op::bit_xor, v_, v_, z);  // what the result's sign differs by
+    max(z, constant(-9.1f), z);
+    const Group t = reduce(z, z, 2 * kLog2e, kBias, {-kLn2 / 2});  // of one part: as in elu()
+    const Group p = polynomial(z, kExpm1, 2, true);
+    shift_left(t);
+    each(Op::mul, z, z, t);
+    const Group denominator = fresh();
+    each(Op::add, denominator, t, 1);
+    each(Op::sub, t, t, 1);
+    fma(denominator, p, z);
+    fma(t, p, z);
+    each(Op::div, t, t, denominator);
+    each(Op::bit_xor, v_, v_, t);
   }
 
-  /// max(v, 0) - z / (1 + exp(z)), z = |v|.  19
+  /// max(v, 0) - z / (1 + exp(z)), z = |v|.  21
   void silu() {
     const Group z = magnitude(109);
     const Group r = fresh();
     copy(r, z);
-    const Group t = exp_of(r, z, 1);
-    const Group p = polynomial(r, scaled(kExp, 1));
-    subtract_tail(z, t, p);
+    const Group t = reduce(z, r, kLog2e, kBias - 64, {-kLn2High, -kLn2Low});
+    const Group p = polynomial(r, kExpm1);
+    subtract_tail(z, p, r, t);
   }
 
   /// As silu(), with w in place of z. Where exp(w) is large, w needs more digits than a float has:
-  /// v^2 + k is a sum of two, and its product with v first met by n*ln2, in an fma.  29
+  /// v^2 + k is a sum of two, and its product with v first met by n*ln2, in an fma.  30
   void gelu_tanh() {
     const Group z = magnitude(10.8f);
     const Group high = filled(kCubicHigh);
@@ -209,31 +187,39 @@ class Vectors {
     fma(r, n, kCubicLn2LowShare);
     const Group t = filled(kRound + kBias - 64);
     fma(t, n, -kCubicLn2HighInverse);
-    const Group p = polynomial(r, scaled(kCubicExp, 1));
-    subtract_tail(z, t, p);
+    const Group p = polynomial(r, kCubicExpm1);
+    subtract_tail(z, p, r, t);
   }
 
-  /// max(v, 0) - z * Phi(-z), z = |v|, Phi(-z) a rational function times exp(-z^2 / 2). In place of
-  /// r there is 2r = z^2 + 2n*ln2, exact up to one rounding.  33
+  /// max(v, 0) - z * Phi(-z), z = |v|. z * Phi(-z) * exp(z^2 / 2) is a polynomial in z / (z + 4)
+  /// times z / (z + 4): few roundings where z is large. In place of r there is 2r = z^2 + 2n*ln2,
+  /// exact up to one rounding.  35
   void gelu_erf() {
     const Group z = magnitude(14.5f);
-    Group r = fresh();
-    each(Op::mul, r, z, z);
-    const Group t = filled(kRound + kBias + 64);
-    fma(t, r, -kLog2e / 2);
+    Group tail = fresh();
+    each(Op::add, tail, z, 4);
+    each(Op::div, tail, z, tail);
     {
-      const Group n = fresh();
-      each(Op::sub, n, t, kRound + kBias + 64);
-      each(Op::mul, r, n, 2 * kLn2High);
-      fma(r, z, z);
-      fma(r, n, 2 * kLn2Low);
+      const Group t = fresh();
+      each(Op::sub, t, tail, 0.375f);
+      each(Op::mul, tail, tail, polynomial(t, kTail));
     }
-    const Group tail = polynomial(r, scaled(kExp, -0.5f));
-    shift_left(t);
-    each(Op::mul, tail, tail, t);
-    each(Op::mul, tail, tail, z);
-    each(Op::mul, tail, tail, polynomial(z, scaled(kTailNumerator, 1)));
-    each(Op::div, tail, tail, polynomial(z, scaled(kTailDenominator, 1)));
+    const float round = kRound + kBias + 64;
+    const Group n = fresh();
+    each(Op::mul, n, z, z);
+    mul_add(n, constant(-kLog2e / 2), round);
+    each(Op::sub, n, n, round);
+    const Group r = fresh();
+    each(Op::mul, r, n, 2 * kLn2High);
+    fma(r, z, z);
+    fma(r, n, 2 * kLn2Low);
+    each(Op::add, n, n, round);
+    // tail + tail*r * (exp(-r / 2) - 1) / r
+    const Group p = polynomial(r, kExpm1, -0.5f, true);
+    shift_left(n);
+    each(Op::mul, tail, tail, n);
+    each(Op::mul, r, r, tail);
+    fma(tail, r, p);
     each(Op::max, v_, v_, 0);
     fma(v_, tail, -0x1p-64f);
   }
@@ -242,21 +228,14 @@ class Vectors {
   /// may become denormal.  30
   void softplus() {
     const Group x = fresh();
-    each_word(Op::bit_or, x, v_, 0x80000000u);
+    each_word(Op::bit_or, x, v_, kSignBit);
     max(x, constant(-105), x);
-    const Group t = filled(kRound + kBias + 32);
-    fma(t, x, kLog2e);
-    {
-      const Group n = fresh();
-      each(Op::sub, n, t, kRound + kBias + 32);
-      fma(x, n, -kLn2High);
-      fma(x, n, -kLn2Low);
-    }
-    const Group e = polynomial(x, scaled(kExp, 1));
+    const Group t = reduce(x, x, kLog2e, kBias + 32, {-kLn2High, -kLn2Low});
+    const Group e = polynomial(x, kExp);
     shift_left(t);
     each(Op::mul, e, e, t);
     each(Op::mul, t, e, 0x1p-32f);
-    each(Op::mul, e, e, polynomial(t, scaled(kLog1p, 1)));
+    each(Op::mul, e, e, polynomial(t, kLog1p));
     each(Op::max, v_, v_, 0);
     fma(v_, e, 0x1p-32f);
   }
@@ -278,7 +257,7 @@ class Vectors {
     }
     const Group square = fresh();
     each(Op::mul, square, r, r);
-    const Group s = polynomial(square, scaled(kSin, 1));
+    const Group s = polynomial(square, kSin);
     each(Op::mul, s, s, r);
     const Group quotient = fresh();
     each(Op::mul, quotient, s, shared_inverse.empty() ? inverse() : shared_inverse);
@@ -308,38 +287,47 @@ class Vectors {
   /// min(|v|, limit).
   Group magnitude(float limit) {
     const Group z = fresh();
-    each_word(Op::bit_and, z, v_, 0x7fffffffu);
+    each_word(Op::bit_and, z, v_, ~kSignBit);
     min(z, constant(limit), z);
     return z;
   }
 
-  /// n of exp(sign * x), in the low bits with a bias that makes 2^(n - 64). r becomes sign times
-  /// what is left; it may be x, or a copy.
-  Group exp_of(const Group& r, const Group& x, float sign) {
-    const float round = kRound + kBias - 64;
-    Group t = filled(round);
-    fma(t, x, sign * kLog2e);
+  /// n = per_n * x rounded; r, which may be x, += n * each of `parts`. Returns n in the low bits of
+  /// a number, with a bias.
+  Group reduce(const Group& x, const Group& r, float per_n, int bias,
+               std::initializer_list<float> parts) {
+    const float round = kRound + static_cast<float>(bias);
+    Group biased = filled(round);
+    fma(biased, x, per_n);
     const Group n = fresh();
-    each(Op::sub, n, t, round);
-    fma(r, n, -sign * kLn2High);
-    fma(r, n, -sign * kLn2Low);
-    return t;
+    each(Op::sub, n, biased, round);
+    for (const float part : parts) fma(r, n, part);
+    return biased;
   }
 
-  /// v = max(v, 0) - z / (1 + p * 2^n), t being n as exp_of() has it. Numerators stay as they are,
-  /// denominators are multiplied by 2^-64, and so is the quotient when it meets v: a result that is
-  /// denormal is rounded once.
-  void subtract_tail(const Group& z, const Group& t, const Group& p) {
+  /// v = max(v, 0) - z / (1 + exp(x)), x >= 0: p being (exp(r) - 1) / r, and t being n as
+  /// reduce() has it, with a bias of kBias - 64. The denominator is multiplied by 2^-64, so that
+  /// exp(109) does not overflow, and so is the quotient where it meets v: a result that is denormal
+  /// is rounded once.
+  void subtract_tail(const Group& z, const Group& p, const Group& r, const Group& t) {
     shift_left(t);
-    mul_add(p, t, 0x1p-64f);
+    each(Op::mul, r, r, t);
+    mul_add(p, r, 0x1p-64f);
+    each(Op::add, p, p, t);
     each(Op::div, z, z, p);
     each(Op::max, v_, v_, 0);
     fma(v_, z, -0x1p-64f);
   }
 
-  Group polynomial(const Group& x, const Coefficients& coefficients) {
-    Group sum = filled(coefficients.back());
-    for (std::size_t i = coefficients.size() - 1; i-- > 0;) mul_add(sum, x, coefficients[i]);
+  /// The polynomial of scale * x, times scale if `extra`. Scales are powers of 2 or -1: exact.
+  template <std::size_t N>
+  Group polynomial(const Group& x, const float (&coefficients)[N], float scale = 1,
+                   bool extra = false) {
+    std::array<float, N> c;
+    float factor = extra ? scale : 1;
+    for (std::size_t i = 0; i < N; ++i, factor *= scale) c[i] = coefficients[i] * factor;
+    Group sum = filled(c[N - 1]);
+    for (std::size_t i = N - 1; i-- > 0;) mul_add(sum, x, c[i]);
     return sum;
   }
 
@@ -411,7 +399,7 @@ class Vectors {
   void from(Op op, const Group& d, Reg a, const Group& b) {
     for (std::size_t i = 0; i < d.size(); ++i) builder_.binary(op, d[i], a, b[i]);
   }
-  /// By 23: low bits become sign and exponent.
+  /// By 23: low bits become the exponent.
   void shift_left(const Group& d) {
     for (const Reg reg : d) builder_.unary(Op::shift_left, reg, reg, 23);
   }
@@ -477,7 +465,6 @@ constexpr Scratch scratch_of(StepKind kind) {
       return {1, 1};
     case StepKind::sigmoid:
       return {2, 0};
-    case StepKind::tanh:
     case StepKind::elu:
     case StepKind::softplus:
       return {3, 0};
@@ -486,6 +473,7 @@ constexpr Scratch scratch_of(StepKind kind) {
     case StepKind::gelu_erf:
     case StepKind::gelu_tanh:
     case StepKind::silu:
+    case StepKind::tanh:
       return {4, 0};
   }
   return {0, 0};

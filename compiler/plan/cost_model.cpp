@@ -113,8 +113,8 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   counts.accumulators = static_cast<int>(products.positions * vectors);
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs * (1 + conversion_loads(problem, plan, true)) +
-                 products.taps * vectors;
+  counts.loads =
+      products.inputs * (1 + conversion_loads(problem, plan, true)) + products.taps * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers =
       counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
@@ -177,8 +177,8 @@ BodyCounts count_space_lanes(const Problem& problem, const Plan& plan, const Til
   const double broadcasts = (weights - held) * uses;
   const double vectors = plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   // Unaligned vectors mostly straddle two cache lines.
-  counts.loads = held + broadcasts * broadcast +
-                 (1.7 + conversion_loads(problem, plan, false)) * vectors;
+  counts.loads =
+      held + broadcasts * broadcast + (1.7 + conversion_loads(problem, plan, false)) * vectors;
   counts.extra_slots = counts.loads - held - (plan.positions > 1 ? broadcasts : 0) - vectors;
   const auto phases = static_cast<std::int64_t>(body.phases.size());
   if (stride > 1)
@@ -211,8 +211,7 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Target& target, c
   counts.accumulators = static_cast<int>(products.positions * j);
   counts.fmas = products.count * j;
   counts.chain = products.longest_chain;
-  counts.loads =
-      products.inputs * (1 + conversion_loads(problem, plan, false)) + products.taps * j;
+  counts.loads = products.inputs * (1 + conversion_loads(problem, plan, false)) + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
   counts.stalls = products.inputs * reduced_line_cycles(problem, target);
   const double phases = static_cast<double>(body.phases.size());
@@ -275,8 +274,7 @@ StepCounts count_group_step(const Problem& problem, const Plan& plan, const Tile
   StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  const double input_loads =
-      (depthwise(problem) ? 1 : 2) + conversion_loads(problem, plan, false);
+  const double input_loads = (depthwise(problem) ? 1 : 2) + conversion_loads(problem, plan, false);
   counts.loads = (inputs * input_loads + products.taps) * vectors;
   counts.splits = inputs * split * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;

@@ -24,16 +24,17 @@ constexpr double max_ulp(StepKind kind) {
     case StepKind::prelu:
     case StepKind::hardsigmoid:
       return 0.5;
-    case StepKind::hardswish:
-    case StepKind::sigmoid:
-    case StepKind::tanh:
-    case StepKind::elu:
-    case StepKind::silu:
     case StepKind::softplus:
     case StepKind::snake:
       return 2;
-    case StepKind::gelu_erf:
+    case StepKind::elu:
+    case StepKind::sigmoid:
+    case StepKind::tanh:
+    case StepKind::silu:
+    case StepKind::hardswish:
     case StepKind::gelu_tanh:
+      return 2.5;
+    case StepKind::gelu_erf:
       return 4;
   }
   return 0;
