@@ -324,7 +324,8 @@ class Walk {
     const Buffer& buffer = program_.buffers[address.buffer];
     std::int64_t expected = 0;
     for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis) {
-      expected += 4 * buffer.stride[axis] * (evaluate(address.index[axis]) + inst.mem.delta[axis]);
+      const std::int64_t index = evaluate(address.index[axis]) + inst.mem.delta[axis];
+      expected += element_bytes(buffer.type) * buffer.stride[axis] * index;
     }
     std::int64_t base = 0;
     if (operand.stream != kConstantBlock) {

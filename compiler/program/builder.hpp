@@ -71,7 +71,7 @@ class Builder {
   void integer(Op op, Reg d, Reg a, const Mem& b, Operand kind, Reg m = kNone);
   /// Shifts (imm), round, to_int, to_float.
   void unary(Op op, Reg d, Reg a, int imm = 0, Reg m = kNone);
-  void narrow(Reg d, Reg a, Type type);
+  void narrow(Reg d, Reg a, Type type);  ///< d is packed: what a store to such elements takes
   Reg compare(Compare predicate, Reg a, Reg b);  ///< a fresh mask register
   void select(Reg d, Reg m, Reg a, Reg b);
   void permute(Reg d, Reg a, Reg index, Reg m = kNone, bool zero_masked = false);

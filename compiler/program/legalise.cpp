@@ -5,7 +5,7 @@
 //     d = unpack 64 bits {mask}         t = unpack;  d = mask ? t : d      (masks count 64-bit
 //     pairs)
 //
-// Without AVX512_BF16 (a0 is the low half of each word of a, a1 the high one; t's are f32):
+// Without AVX512_BF16 (a word of a holds a0 in its low half, a1 in the high one):
 //     d += bf16 dot a, b                t1 = a & 0xffff0000;  u1 = b & 0xffff0000;  d += t1 * u1
 //                                       t0 = a << 16;  u0 = b << 16;  d += t0 * u0
 //     d = narrow a to bf16              u = a >> 16;  t = (a + 0x7fff + (u & 1)) >> 16
@@ -255,12 +255,19 @@ class Legaliser {
     return d;
   }
 
-  /// op(a, the word in every lane)
-  Reg with_word(Op op, Reg a, std::uint32_t word) {
+  Mem splat(std::uint32_t word) {
+    for (const auto& [known, mem] : splats_) {
+      if (known == word) return mem;
+    }
     std::array<std::uint32_t, 64> words{};
     words.fill(word);
-    const Mem mem =
-        vector_constant(program_, {words.data(), static_cast<std::size_t>(program_.lanes)});
+    const auto lanes = static_cast<std::size_t>(program_.lanes);
+    return splats_.emplace_back(word, vector_constant(program_, {words.data(), lanes})).second;
+  }
+
+  /// op(a, the word in every lane)
+  Reg with_word(Op op, Reg a, std::uint32_t word) {
+    const Mem mem = splat(word);
     const Reg d = fresh();
     Inst& inst = emit(op, d);
     inst.type = op == Op::add ? Type::i32 : Type::f32;
@@ -278,11 +285,11 @@ class Legaliser {
     return load(inst.mem, Type::i32, mask);
   }
 
-  /// `known`, or anew where it is another register's.
+  /// `known`, or anew where that is another register's: split(whole, is_first) writes a part.
   template <class Split>
-  const Parts& parts(Parts& known, Op of, Reg whole, Split split) {
+  Parts parts(Parts& known, Op of, Reg whole, Split split) {
     if (known.whole != whole || known.of != of) {
-      const Reg first = split(true), second = split(false);
+      const Reg first = split(whole, true), second = split(whole, false);
       known = {whole, of, first, second};
     }
     return known;
@@ -301,28 +308,26 @@ class Legaliser {
   }
 
   void expand_dot_bf16(const Inst& inst) {
-    const auto split = [this](Reg whole) {
-      return [this, whole](bool high) {
-        return high ? with_word(Op::bit_and, whole, 0xffff0000) : shift(Op::shift_left, whole, 16);
-      };
+    const auto split = [this](Reg pairs, bool high) {
+      return high ? with_word(Op::bit_and, pairs, 0xffff0000) : shift(Op::shift_left, pairs, 16);
     };
     const Reg whole_b = operand_b(inst);
-    const Parts a = parts(parts_of_a_, inst.op, inst.a, split(inst.a));
-    const Parts b = parts(parts_of_b_, inst.op, whole_b, split(whole_b));
+    const Parts a = parts(parts_of_a_, inst.op, inst.a, split);
+    const Parts b = parts(parts_of_b_, inst.op, whole_b, split);
     accumulate(inst, Op::fma, Type::f32, a.first, b.first);
     accumulate(inst, Op::fma, Type::f32, a.second, b.second);
   }
 
   void expand_dot_u8s8(const Inst& inst) {
     const Reg whole_b = operand_b(inst);
-    const Parts a = parts(parts_of_a_, inst.op, inst.a, [&](bool even) {
-      const Reg bytes = even ? inst.a : shift(Op::shift_right, inst.a, 8);
-      return with_word(Op::bit_and, bytes, 0x00ff00ff);
-    });
-    const Parts b = parts(parts_of_b_, inst.op, whole_b, [&](bool even) {
-      const Reg bytes = even ? shift(Op::shift_left, whole_b, 8) : whole_b;
-      return with_word(Op::bit_and, bytes, 0xff00ff00);
-    });
+    const auto to_low_bytes = [this](Reg bytes, bool even) {
+      return with_word(Op::bit_and, even ? bytes : shift(Op::shift_right, bytes, 8), 0x00ff00ff);
+    };
+    const auto to_high_bytes = [this](Reg bytes, bool even) {
+      return with_word(Op::bit_and, even ? shift(Op::shift_left, bytes, 8) : bytes, 0xff00ff00);
+    };
+    const Parts a = parts(parts_of_a_, inst.op, inst.a, to_low_bytes);
+    const Parts b = parts(parts_of_b_, inst.op, whole_b, to_high_bytes);
     const Reg even = binary(Op::madd16, a.first, b.first);
     const Reg sum = integer_add(even, binary(Op::madd16, a.second, b.second));
     accumulate(inst, Op::add, Type::i32, inst.dst, shift(Op::shift_right_signed, sum, 8));
@@ -411,7 +416,8 @@ class Legaliser {
   std::vector<Definition> definitions_;  ///< of each vector register; filled when first asked
   Mem broadcast_of_;                     ///< the last broadcast element, if still the same ...
   Reg broadcast_ = kNone;                ///< ... and where it is
-  Parts parts_of_a_, parts_of_b_;        ///< of the last dot product, if still the same
+  std::vector<std::pair<std::uint32_t, Mem>> splats_;  ///< constants of one word
+  Parts parts_of_a_, parts_of_b_;  ///< of the last dot product, if still the same
 };
 
 }  // namespace
