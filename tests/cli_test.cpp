@@ -294,10 +294,22 @@ TEST_F(CliTest, BadLayersAreRefused) {
   expect_refused({"verify", "--layers", "bad.jsonl"}, {"bad.jsonl:2"});
 }
 
-TEST_F(CliTest, EpilogueStepsAreRefusedUnlessIgnored) {
-  const std::string layer = R"({"ic": 2, "oc": 2, "in": [5], "k": [3], "post": ["relu"]})";
-  expect_refused({"run", "--layer", layer}, {"post", "relu", "--ignore-post"});
+TEST_F(CliTest, UnknownEpilogueStepsAreRefusedUnlessDropped) {
+  const std::string layer = R"({"ic": 2, "oc": 2, "in": [5], "k": [3], "post": ["instancenorm"]})";
+  expect_refused({"run", "--layer", layer},
+                 {"post", "instancenorm", "--ignore-post", "--skip-unknown-post"});
   EXPECT_EQ(convt({"run", "--layer", layer, "--ignore-post"}).status, 0);
+  EXPECT_EQ(convt({"run", "--layer", layer, "--skip-unknown-post"}).status, 0);
+}
+
+TEST_F(CliTest, TypesAreRefusedByName) {
+  expect_refused({"run", "--layer", kLayer, "--dst-dtype", "f16"}, {"--layer", "dst_dtype", "f16"});
+  expect_refused({"run", "--layer", kLayer, "--math-mode", "fast"}, {"--math-mode", "fast"});
+  expect_refused({"run", "--layer", kLayer, "--dtype", "f16", "--math-mode", "bf16"},
+                 {"math_mode", "f16"});
+  expect_refused({"run", "--layer", kLayer, "--parameters", "p.npy"}, {"--parameters"});
+  expect_refused({"run", "--layer", kLayer, "--input-parameters", "p.npy"}, {"--input-parameters"});
+  expect_refused({"run", "--layer", kLayer, "--residual", "r.npy"}, {"--residual"});
 }
 
 // --- run

@@ -33,6 +33,7 @@ struct Row {
   std::string name;
   LayerClass kind;
   Layout layout = Layout::nchw;
+  DataType dtype = DataType::f32;
   Timing timing;
   double gflops = 0;
   Roof roof;
@@ -109,6 +110,7 @@ TextTable make_table(const std::vector<Layer>& layers) {
   using Align = TextTable::Align;
   return TextTable({{"layer", Align::left, longest},
                     {"layout", Align::left},
+                    {"dtype", Align::left},
                     {"GFLOP/s", Align::right},
                     {"ms min", Align::right, 9},
                     {"median", Align::right, 9},
@@ -121,13 +123,14 @@ TextTable make_table(const std::vector<Layer>& layers) {
 }
 
 void print_row(const TextTable& table, const Row& row) {
-  fmt::print("{}", table.line({row.name, to_string(row.layout), fmt::format("{:.1f}", row.gflops),
-                               fmt::format("{:.4f}", row.timing.min_ms),
-                               fmt::format("{:.4f}", row.timing.median_ms),
-                               fmt::format("{:.4f}", row.roof.ms()), row.roof.bound(),
-                               fmt::format("{:.2f}", row.ratio()),
-                               fmt::format("{:.2f}", row.simple_ratio()),
-                               fmt::format("{:.0f}", row.compile_us), row.plan}));
+  fmt::print(
+      "{}",
+      table.line({row.name, to_string(row.layout), dtype_key(row.dtype),
+                  fmt::format("{:.1f}", row.gflops), fmt::format("{:.4f}", row.timing.min_ms),
+                  fmt::format("{:.4f}", row.timing.median_ms), fmt::format("{:.4f}", row.roof.ms()),
+                  row.roof.bound(), fmt::format("{:.2f}", row.ratio()),
+                  fmt::format("{:.2f}", row.simple_ratio()), fmt::format("{:.0f}", row.compile_us),
+                  row.plan}));
   if (row.beats_roof()) {
     fmt::print("    DEFECT: faster than the roof allows (ratio {:.3f} < {})\n", row.ratio(),
                kLeastRatio);
@@ -175,6 +178,7 @@ Result<Row> bench_layer(const Layer& layer, const BenchOptions& options, Machine
   row.name = display_name(layer);
   row.kind = classify(layer.problem);
   row.layout = layer.problem.layout;
+  row.dtype = layer.problem.dtype;
   row.gflops = 2 * work.macs / row.timing.min_ms * 1e-6;
   row.compile_us = *compile_us;
   row.plan = run->info().plan;
@@ -233,7 +237,7 @@ Status write_json(const BenchOptions& options, Machine& machine, const std::vect
   for (const Row& row : rows) {
     report["layers"].push_back({{"name", row.name},
                                 {"layout", to_string(row.layout)},
-                                {"dtype", options.common.dtype},
+                                {"dtype", dtype_key(row.dtype)},
                                 {"threads", options.common.threads},
                                 {"ms_min", row.timing.min_ms},
                                 {"ms_median", row.timing.median_ms},

@@ -1,8 +1,9 @@
 // convt run: one layer on given or random tensors.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -19,15 +20,19 @@ struct RunOptions {
   std::string input;
   std::string weights;
   std::string bias;
+  std::string parameters;
+  std::string input_parameters;
+  std::string residual;
   std::string output;
   std::uint64_t seed = 1;
 };
 
-/// Replaces `buffer` by a file's contents, if there is a file. `what` names the option and tensor.
-Status load_tensor(const std::string& path, const std::vector<std::int64_t>& shape,
-                   std::string_view option, FloatBuffer* buffer) {
-  if (path.empty()) return ok_status();
-  Result<NpyArray> array = read_npy(path);
+/// A file's contents, if there is a file and it is what the layer wants. `option` names the tensor.
+Result<std::optional<ElementBuffer>> load_tensor(const std::string& path, DataType type,
+                                                 const std::vector<std::int64_t>& shape,
+                                                 std::string_view option) {
+  if (path.empty()) return std::optional<ElementBuffer>();
+  Result<NpyArray> array = read_npy(path, type);
   if (!array.ok())
     return Error{array.error().code, fmt::format("{}: {}", option, array.error().message)};
   if (array->shape != shape) {
@@ -35,31 +40,69 @@ Status load_tensor(const std::string& path, const std::vector<std::int64_t>& sha
                  fmt::format("{}: '{}' has the shape {}, the layer wants {}", option, path,
                              shape_text(array->shape), shape_text(shape))};
   }
-  *buffer = std::move(array->data);
+  return std::optional(std::move(array->data));
+}
+
+/// Replaces the buffer by the file's contents.
+Status load_into(const std::string& path, const std::vector<std::int64_t>& shape,
+                 std::string_view option, ElementBuffer* buffer) {
+  auto loaded = load_tensor(path, buffer->type(), shape, option);
+  if (!loaded.ok()) return loaded.error();
+  if (loaded->has_value()) *buffer = std::move(**loaded);
   return ok_status();
+}
+
+/// The same of float32 whatever the layer's type is. What the layer has not, `buffer` is empty.
+Status load_into(const std::string& path, const std::vector<std::int64_t>& shape,
+                 std::string_view option, FloatBuffer* buffer) {
+  auto loaded = load_tensor(path, DataType::f32, shape, option);
+  if (!loaded.ok()) return loaded.error();
+  if (loaded->has_value()) {
+    std::copy_n((*loaded)->floats(), buffer->size(), buffer->data());
+  }
+  return ok_status();
+}
+
+Error has_none(std::string_view option, std::string_view why) {
+  return {ErrorCode::invalid_argument, fmt::format("{}: the layer has none ({})", option, why)};
 }
 
 Status load_tensors(const RunOptions& options, const Layer& layer, LayerRun* run) {
   const Problem& problem = layer.problem;
   if (!options.bias.empty() && !problem.bias) {
-    return Error{ErrorCode::invalid_argument, "--bias: the layer has none (\"bias\" is false)"};
+    return has_none("--bias", "\"bias\" is false");
   }
-  Status status = load_tensor(options.input, src_shape(problem, layer.batch), "--input", &run->src);
+  if (!options.parameters.empty() && run->parameters.size() == 0) {
+    return has_none("--parameters", "no step of \"post\" reads any");
+  }
+  if (!options.input_parameters.empty() && run->input_parameters.size() == 0) {
+    return has_none("--input-parameters", "\"input_activation\" is not snake");
+  }
+  if (!options.residual.empty() && !problem.has_residual()) {
+    return has_none("--residual", "\"post\" has no add");
+  }
+  Status status = load_into(options.input, src_shape(problem, layer.batch), "--input", &run->src);
   if (!status.ok()) return status;
-  status = load_tensor(options.weights, weights_shape(problem), "--weights", &run->weights);
+  status = load_into(options.weights, weights_shape(problem), "--weights", &run->weights);
   if (!status.ok()) return status;
-  return load_tensor(options.bias, {problem.out_channels}, "--bias", &run->bias);
+  status = load_into(options.bias, {problem.out_channels}, "--bias", &run->bias);
+  if (!status.ok()) return status;
+  status = load_into(options.parameters, {problem.parameter_rows(), problem.out_channels},
+                     "--parameters", &run->parameters);
+  if (!status.ok()) return status;
+  status = load_into(options.input_parameters,
+                     {run->input_parameters.size() / problem.in_channels, problem.in_channels},
+                     "--input-parameters", &run->input_parameters);
+  if (!status.ok()) return status;
+  return load_into(options.residual, dst_shape(problem, layer.batch), "--residual", &run->residual);
 }
 
 /// FNV-1a of the bytes: equal results, bit for bit, have equal checksums.
-std::uint64_t checksum(const FloatBuffer& buffer) {
+std::uint64_t checksum(const ElementBuffer& buffer) {
   std::uint64_t hash = 0xcbf29ce484222325U;
-  for (std::int64_t i = 0; i < buffer.size(); ++i) {
-    std::uint32_t word = 0;
-    std::memcpy(&word, buffer.data() + i, sizeof word);
-    for (int byte = 0; byte < 4; ++byte) {
-      hash = (hash ^ (word >> (8 * byte) & 0xffU)) * 0x100000001b3U;
-    }
+  const auto* const bytes = static_cast<const unsigned char*>(buffer.data());
+  for (std::size_t i = 0; i < buffer.bytes(); ++i) {
+    hash = (hash ^ bytes[i]) * 0x100000001b3U;
   }
   return hash;
 }
@@ -70,10 +113,10 @@ struct Statistics {
   double greatest = -HUGE_VAL;
 };
 
-Statistics statistics_of(const FloatBuffer& buffer) {
+Statistics statistics_of(const ElementBuffer& buffer) {
   Statistics statistics;
   for (std::int64_t i = 0; i < buffer.size(); ++i) {
-    const double value = static_cast<double>(buffer.data()[i]);
+    const double value = buffer.at(i);
     statistics.sum += value;
     statistics.least = std::min(statistics.least, value);
     statistics.greatest = std::max(statistics.greatest, value);
@@ -88,8 +131,10 @@ void print_summary(const Layer& layer, const LayerRun& run, double ms) {
   fmt::print("plan      {} ({}, compiled in {:.0f} us)\n", run.info().plan, run.info().backend,
              run.info().times.total_us);
   if (!run.info().note.empty()) fmt::print("note      {}\n", run.info().note);
-  fmt::print("x         {}\n", shape_text(src_shape(layer.problem, layer.batch)));
-  fmt::print("y         {}\n", shape_text(dst_shape(layer.problem, layer.batch)));
+  fmt::print("x         {} {}\n", shape_text(src_shape(layer.problem, layer.batch)),
+             to_string(layer.problem.dtype));
+  fmt::print("y         {} {}\n", shape_text(dst_shape(layer.problem, layer.batch)),
+             to_string(layer.problem.dst_dtype));
   fmt::print("time      {:.4g} ms, {:.4g} GFLOP/s\n", ms, 2 * macs / ms * 1e-6);
   fmt::print("values    mean {:.6g}, least {:.6g}, greatest {:.6g}\n",
              statistics.sum / static_cast<double>(run.dst.size()), statistics.least,
@@ -113,11 +158,13 @@ Result<double> run_twice(LayerRun* run) {
 }
 
 Status refuse_slices(const Problem& problem) {
-  if (problem.src_channel_pitch == 0 && problem.dst_channel_pitch == 0) return ok_status();
-  return Error{
-      ErrorCode::invalid_argument,
-      "--layer: src_channel_pitch and dst_channel_pitch are not for 'run', whose files hold "
-      "dense tensors"};
+  if (problem.src_channel_pitch == 0 && problem.dst_channel_pitch == 0 &&
+      problem.residual_channel_pitch == 0) {
+    return ok_status();
+  }
+  return Error{ErrorCode::invalid_argument,
+               "--layer: src_channel_pitch, dst_channel_pitch and residual_channel_pitch are not "
+               "for 'run', whose files hold dense tensors"};
 }
 
 Result<int> run_layer(const RunOptions& options) {
@@ -136,7 +183,8 @@ Result<int> run_layer(const RunOptions& options) {
   const Result<double> ms = run_twice(&run);
   if (!ms.ok()) return ms.error();
   if (!options.output.empty()) {
-    status = write_npy(options.output, dst_shape(layer->problem, layer->batch), run.dst.data());
+    status = write_npy(options.output, dst_shape(layer->problem, layer->batch),
+                       layer->problem.dst_dtype, run.dst.data());
     if (!status.ok()) return status.error();
   }
   print_summary(*layer, run, *ms);
@@ -152,11 +200,20 @@ Command make_run_command(CLI::App& parent) {
   add_common_options(*app, LayerSource::one, &options->common);
   add_threads_option(*app, &options->common);
   app->add_option("--input", options->input,
-                  "x, float32 (N, Cin, I...) or (N, I..., Cin) by layout")
+                  "x, of the layer's type, (N, Cin, I...) or (N, I..., Cin) by layout")
       ->type_name("X.NPY");
-  app->add_option("--weights", options->weights, "weights, float32 (Cin, Cout/g, K...)")
+  app->add_option("--weights", options->weights,
+                  "weights, of the layer's type, (Cin, Cout/g, K...)")
       ->type_name("W.NPY");
   app->add_option("--bias", options->bias, "bias, float32 (Cout)")->type_name("B.NPY");
+  app->add_option("--parameters", options->parameters,
+                  "what the steps of \"post\" read, float32 (rows, Cout); int8: scales first")
+      ->type_name("P.NPY");
+  app->add_option("--input-parameters", options->input_parameters,
+                  "what \"input_activation\" reads, float32 (rows, Cin)")
+      ->type_name("P.NPY");
+  app->add_option("--residual", options->residual, "what the step add reads, like y")
+      ->type_name("R.NPY");
   app->add_option("-o,--output", options->output, "where to write y")->type_name("Y.NPY");
   app->add_option("--seed", options->seed, "of the random tensors that stand in for missing files")
       ->capture_default_str();

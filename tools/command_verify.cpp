@@ -65,6 +65,7 @@ Result<int> verify(const VerifyOptions& options) {
   using Align = TextTable::Align;
   const TextTable table({{"layer", Align::left, longest_name(*layers)},
                          {"layout", Align::left},
+                         {"dtype", Align::left},
                          {"error/bound", Align::right},
                          {"", Align::left, 4},
                          {"plan", Align::left}});
@@ -77,6 +78,7 @@ Result<int> verify(const VerifyOptions& options) {
     const Outcome outcome = verify_layer(layer, options, &run);
     progress.clear();
     fmt::print("{}", table.line({display_name(layer), to_string(layer.problem.layout),
+                                 dtype_key(layer.problem.dtype),
                                  fmt::format("{:.3f}", outcome.worst_ratio),
                                  outcome.ok ? "ok" : "FAIL", outcome.plan}));
     if (!outcome.ok) {

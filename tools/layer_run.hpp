@@ -9,6 +9,7 @@
 
 #include "compiler/problem/layers_file.hpp"
 #include "compiler/problem/reference.hpp"
+#include "tools/element_buffer.hpp"
 #include "tools/float_buffer.hpp"
 
 namespace convt::tools {
@@ -19,7 +20,8 @@ class LayerRun {
   /// layer.
   Status compile(const Layer& layer, const Options& options, int threads);
 
-  /// Random x, weights and bias in [-1, 1), reproducible from the seed.
+  /// Random x, weights, residual and bias in [-1, 1) (integers: in their whole range), and
+  /// parameters of usual sizes; reproducible from the seed.
   void fill_inputs(std::uint64_t seed);
 
   /// Packs the weights; before the first run, and after they were changed.
@@ -27,7 +29,7 @@ class LayerRun {
 
   Status run();
 
-  /// Fills y with NaN, so that an element that run() leaves out is noticed.
+  /// Fills y with NaN (integers: 85), so that an element that run() leaves out is noticed.
   void poison_output();
 
   /// Compares y with the reference.
@@ -39,14 +41,15 @@ class LayerRun {
   [[nodiscard]] const Kernel& kernel() const { return *kernel_; }
   [[nodiscard]] const KernelInfo& info() const { return kernel_->info(); }
 
-  FloatBuffer src;
-  FloatBuffer weights;  ///< canonical
-  FloatBuffer bias;     ///< empty without
-  FloatBuffer dst;
+  ElementBuffer src;
+  ElementBuffer weights;         ///< canonical
+  FloatBuffer bias;              ///< empty without, and so are the next three
+  FloatBuffer parameters;        ///< (rows, Cout)
+  FloatBuffer input_parameters;  ///< (rows, Cin)
+  ElementBuffer residual;
+  ElementBuffer dst;
 
  private:
-  [[nodiscard]] const float* bias_pointer() const;
-
   Layer layer_;
   std::optional<Kernel> kernel_;
   PackedWeights packed_;

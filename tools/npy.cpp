@@ -39,6 +39,27 @@ struct Header {
   std::optional<std::vector<std::int64_t>> shape;
 };
 
+struct NpyType {
+  const char* descr;
+  const char* name;
+};
+
+NpyType npy_type(DataType type) {
+  switch (type) {
+    case DataType::f32:
+      return {"<f4", "float32, little-endian"};
+    case DataType::f16:
+      return {"<f2", "float16, little-endian"};
+    case DataType::bf16:
+      return {"<u2", "the bit patterns of bfloat16 as uint16, little-endian"};
+    case DataType::s8:
+      return {"|i1", "int8"};
+    case DataType::u8:
+      return {"|u1", "uint8"};
+  }
+  return {"", ""};
+}
+
 /// The header is a Python dictionary literal with three keys; this reads just those forms.
 class HeaderParser {
  public:
@@ -165,17 +186,22 @@ Result<std::string> read_header_text(const std::string& path, std::FILE* file) {
   return text;
 }
 
-Result<std::vector<std::int64_t>> check_header(const std::string& path, const std::string& text) {
+Result<std::vector<std::int64_t>> check_header(const std::string& path, const std::string& text,
+                                               DataType type) {
   const std::optional<Header> header = HeaderParser(text).parse();
   if (!header || !header->fortran_order || !header->shape) {
     return bad_file(path,
                     "the .npy header does not have the keys descr, fortran_order and shape "
                     "in the usual form");
   }
-  if (header->descr != "<f4") {
-    return bad_file(path, fmt::format("elements of type '{}'; only '<f4' (float32, little-endian) "
-                                      "is read; save it with x.astype('<f4')",
-                                      header->descr));
+  const NpyType wanted = npy_type(type);
+  if (header->descr != wanted.descr) {
+    return bad_file(path,
+                    fmt::format("elements of type '{}'; the layer wants '{}' ({}){}", header->descr,
+                                wanted.descr, wanted.name,
+                                type == DataType::bf16
+                                    ? ""
+                                    : fmt::format("; save it with x.astype('{}')", wanted.descr)));
   }
   if (*header->fortran_order) {
     return bad_file(path, "the array is in Fortran order; save it with np.ascontiguousarray(x)");
@@ -183,12 +209,13 @@ Result<std::vector<std::int64_t>> check_header(const std::string& path, const st
   return *header->shape;
 }
 
-std::optional<std::int64_t> element_count(const std::vector<std::int64_t>& shape) {
+std::optional<std::int64_t> element_count(const std::vector<std::int64_t>& shape,
+                                          std::int64_t element) {
   std::optional<std::int64_t> count = 1;
   for (const std::int64_t length : shape) {
     if (count) count = checked_mul(*count, length);
   }
-  if (!count || !checked_mul(*count, sizeof(float))) return std::nullopt;
+  if (!count || !checked_mul(*count, element)) return std::nullopt;
   return count;
 }
 
@@ -209,30 +236,31 @@ std::string shape_text(std::span<const std::int64_t> shape) {
   return fmt::format("({}{})", fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
 }
 
-Result<NpyArray> read_npy(const std::string& path) {
+Result<NpyArray> read_npy(const std::string& path, DataType type) {
   const File file(std::fopen(path.c_str(), "rb"));
   if (!file) return io_error("read", path);
   const Result<std::string> text = read_header_text(path, file.get());
   if (!text.ok()) return text.error();
-  Result<std::vector<std::int64_t>> shape = check_header(path, *text);
+  Result<std::vector<std::int64_t>> shape = check_header(path, *text, type);
   if (!shape.ok()) return shape.error();
-  const std::optional<std::int64_t> count = element_count(*shape);
+  const std::int64_t element = element_bytes(type);
+  const std::optional<std::int64_t> count = element_count(*shape, element);
   if (!count) return bad_file(path, fmt::format("shape {} is too large", shape_text(*shape)));
-  const Status size =
-      check_size(path, file.get(), *count * static_cast<std::int64_t>(sizeof(float)));
+  const Status size = check_size(path, file.get(), *count * element);
   if (!size.ok()) return size.error();
 
-  NpyArray array{std::move(*shape), FloatBuffer(*count)};
-  const auto wanted = static_cast<std::size_t>(*count);
-  if (std::fread(array.data.data(), sizeof(float), wanted, file.get()) != wanted) {
+  NpyArray array{std::move(*shape), {}};
+  array.data.resize(type, *count);
+  if (std::fread(array.data.data(), 1, array.data.bytes(), file.get()) != array.data.bytes()) {
     return io_error("read", path);
   }
   return array;
 }
 
-Status write_npy(const std::string& path, std::span<const std::int64_t> shape, const float* data) {
-  std::string header =
-      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': {}, }}", shape_text(shape));
+Status write_npy(const std::string& path, std::span<const std::int64_t> shape, DataType type,
+                 const void* data) {
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}",
+                                   npy_type(type).descr, shape_text(shape));
   // The data begins at a multiple of 64 bytes, and the header ends in a new line.
   const std::size_t unpadded = kMagic.size() + 4 + header.size() + 1;
   header.append((64 - unpadded % 64) % 64, ' ').push_back('\n');
@@ -246,7 +274,8 @@ Status write_npy(const std::string& path, std::span<const std::int64_t> shape, c
   std::fwrite("\x01\x00", 1, 2, file->stream());
   std::fwrite(&length, 1, sizeof length, file->stream());
   std::fwrite(header.data(), 1, header.size(), file->stream());
-  std::fwrite(data, sizeof(float), static_cast<std::size_t>(count), file->stream());
+  std::fwrite(data, static_cast<std::size_t>(element_bytes(type)), static_cast<std::size_t>(count),
+              file->stream());
   return file->commit();
 }
 

@@ -1,5 +1,6 @@
-// NumPy's .npy files: float32, little-endian, C order; format versions 1 and 2.
-// Source: NumPy's "NEP 1: A simple file format for NumPy arrays".
+// NumPy's .npy files of the library's element types, little-endian, C order; format versions 1
+// and 2. NumPy has no bfloat16: files hold its bit patterns as uint16. Source: NumPy's "NEP 1: A
+// simple file format for NumPy arrays".
 #pragma once
 
 #include <cstdint>
@@ -7,23 +8,25 @@
 #include <string>
 #include <vector>
 
+#include <convt/problem.hpp>
 #include <convt/result.hpp>
 
-#include "tools/float_buffer.hpp"
+#include "tools/element_buffer.hpp"
 
 namespace convt::tools {
 
 struct NpyArray {
   std::vector<std::int64_t> shape;
-  FloatBuffer data;  ///< product of the shape's lengths, row-major
+  ElementBuffer data;  ///< product of the shape's lengths, row-major
 };
 
-/// Reads a whole file. Anything but '<f4' in C order is refused with a message that says what it
-/// is.
-Result<NpyArray> read_npy(const std::string& path);
+/// Reads a whole file. Elements of another type than `type`, and those not in C order, are refused
+/// with a message that says what they are.
+Result<NpyArray> read_npy(const std::string& path, DataType type);
 
 /// Writes version 1; the file appears only when complete.
-Status write_npy(const std::string& path, std::span<const std::int64_t> shape, const float* data);
+Status write_npy(const std::string& path, std::span<const std::int64_t> shape, DataType type,
+                 const void* data);
 
 /// "(1, 64, 8, 8)"
 std::string shape_text(std::span<const std::int64_t> shape);

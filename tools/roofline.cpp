@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "compiler/problem/phases.hpp"
+#include "compiler/problem/reference.hpp"
 
 namespace convt::tools {
 
@@ -18,23 +19,35 @@ Work work_of(const Problem& problem, std::int64_t batch) {
   const auto ic = static_cast<double>(problem.in_channels);
   const auto oc = static_cast<double>(problem.out_channels);
   const auto cog = static_cast<double>(problem.oc_per_group());
-  const double bias = problem.bias ? oc : 0;
   const double outputs = n * oc * static_cast<double>(problem.output_spatial());
+  const auto bytes = [](DataType type) { return static_cast<double>(element_bytes(type)); };
+  const double src = bytes(problem.dtype);
+  const double weights = bytes(weights_dtype(problem.dtype));
+  const double dst = bytes(problem.dst_dtype);
+  const double input_rows =
+      problem.input_activation ? problem.input_activation->parameter_rows() : 0;
+  const double others =
+      bytes(DataType::f32) *
+          (oc * ((problem.bias ? 1 : 0) + problem.parameter_rows()) + ic * input_rows) +
+      (problem.has_residual() ? dst * outputs : 0);
 
-  constexpr double kBytes = 4;
   Work work;
   work.macs = n * static_cast<double>(problem.live_macs());
-  work.read_bytes = kBytes * (n * ic * live_inputs_product + ic * cog * live_kernel_product + bias);
-  work.write_bytes = kBytes * outputs;
-  work.tensor_bytes = kBytes * (n * ic * static_cast<double>(problem.input_spatial()) +
-                                static_cast<double>(problem.weights_count()) + bias + outputs);
+  work.speed = problem.is_int8() ? 4 : multiplies_bf16(problem) ? 2 : 1;
+  work.read_bytes =
+      src * n * ic * live_inputs_product + weights * ic * cog * live_kernel_product + others;
+  work.write_bytes = dst * outputs;
+  work.tensor_bytes = src * n * ic * static_cast<double>(problem.input_spatial()) +
+                      weights * static_cast<double>(problem.weights_count()) + others +
+                      work.write_bytes;
   return work;
 }
 
 Roof roof_of(const Work& work, Machine& machine, bool cold) {
   const double set = cold ? static_cast<double>(Machine::working_sets().back()) : work.live_bytes();
   const double gbs = machine.bandwidth_gbs(set, work.write_share());
-  return {2 * work.macs / machine.peak().gflops_all * 1e-6, work.live_bytes() / gbs * 1e-6};
+  return {2 * work.macs / (machine.peak().gflops_all * work.speed) * 1e-6,
+          work.live_bytes() / gbs * 1e-6};
 }
 
 double simple_roof_ms(const Work& work, Machine& machine) {
@@ -44,7 +57,7 @@ double simple_roof_ms(const Work& work, Machine& machine) {
   const double peak = machine.peak().gflops_all;
   const double gbs =
       work.tensor_bytes < kCachedBytes ? kCachedGbs * peak / kReferencePeak : machine.read_gbs();
-  return std::max(2 * work.macs / peak, work.tensor_bytes / gbs) * 1e-6;
+  return std::max(2 * work.macs / (peak * work.speed), work.tensor_bytes / gbs) * 1e-6;
 }
 
 }  // namespace convt::tools

@@ -3,9 +3,10 @@
 //     roof = max(2 * live macs / peak, live bytes / B(w))
 //
 // Live macs are multiply-adds that reach an output; live bytes are the input and weight elements
-// that reach one, and the output, once each. B(w) is the bandwidth measured for that many bytes in
-// that mix of reading and writing. No kernel is faster: a ratio under kLeastRatio is a defect of
-// the roof.
+// that reach one, the residual, and the output, once each. The peak is that of float32
+// multiply-adds; products of bfloat16 (int8) may be two (four) times as fast. B(w) is the bandwidth
+// measured for that many bytes in that mix of reading and writing. No kernel is faster: a ratio
+// under kLeastRatio is a defect of the roof.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,10 @@ namespace convt::tools {
 
 struct Work {
   double macs = 0;          ///< live multiply-adds, all images
-  double read_bytes = 0;    ///< live bytes of input, weights and bias
+  double speed = 1;         ///< how much faster than float32 ones they may be
+  double read_bytes = 0;    ///< live bytes of input, weights, bias, parameters and residual
   double write_bytes = 0;   ///< output
-  double tensor_bytes = 0;  ///< all of the four tensors, live or not
+  double tensor_bytes = 0;  ///< of all tensors, live or not
 
   [[nodiscard]] double live_bytes() const { return read_bytes + write_bytes; }
   [[nodiscard]] double write_share() const { return write_bytes / live_bytes(); }
@@ -43,9 +45,9 @@ inline constexpr double kLeastRatio = 0.95;
 Roof roof_of(const Work& work, Machine& machine, bool cold = false);
 
 /// The simple roofline in which the project's targets and its peers' figures are stated:
-/// max(2 * macs / peak, tensor bytes / bandwidth); bandwidth is 120 GB/s on a machine of 274
-/// GFLOP/s, and in proportion on others, for tensors under 30 MB together, and the measured one for
-/// reading from memory above.
+/// max(2 * macs / peak, tensor bytes / bandwidth), the peak as above; bandwidth is 120 GB/s on a
+/// machine of 274 GFLOP/s, and in proportion on others, for tensors under 30 MB together, and the
+/// measured one for reading from memory above.
 double simple_roof_ms(const Work& work, Machine& machine);
 
 /// Layers below this are too short to compare: calls and timers take a visible part of them.

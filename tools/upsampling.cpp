@@ -96,8 +96,8 @@ Layer make_upsampling_layer(const Image& image, Layout layout) {
 }
 
 void fill_upsampling_tensors(const Image& image, const Problem& problem, LayerRun* run) {
-  fill_picture(image, problem, run->src.data());
-  fill_bilinear(problem, run->weights.data());
+  fill_picture(image, problem, run->src.floats());
+  fill_bilinear(problem, run->weights.floats());
 }
 
 Image upsampled_picture(const Image& image, const Problem& problem, const LayerRun& run) {
@@ -108,7 +108,7 @@ Image upsampled_picture(const Image& image, const Problem& problem, const LayerR
   for (std::int64_t y = 0; y < result.height; ++y) {
     for (std::int64_t x = 0; x < result.width; ++x) {
       const auto value = [&](int channel) {
-        return run.dst.data()[strides.offset(0, channel, {y + cut, x + cut, 0})];
+        return run.dst.floats()[strides.offset(0, channel, {y + cut, x + cut, 0})];
       };
       const float alpha = image.has_alpha() ? value(alpha_channel) : 1;
       for (int c = 0; c < image.channels; ++c) {
