@@ -359,7 +359,8 @@ class Vectors {
   }
   Group filled(float value) {
     Group group = fresh();
-    for (const Reg reg : group) builder_.broadcast(reg, number(value));
+    const Mem mem = number(value);
+    for (const Reg reg : group) builder_.broadcast(reg, mem);
     return group;
   }
   /// In one register for all values, where an instruction cannot take it from memory.
@@ -381,12 +382,12 @@ class Vectors {
     for (std::size_t i = 0; i < d.size(); ++i) builder_.binary(op, d[i], a[i], b[i % b.size()]);
   }
   void each(Op op, const Group& d, const Group& a, float b) {
-    for (std::size_t i = 0; i < d.size(); ++i)
-      builder_.binary(op, d[i], a[i], number(b), Operand::broadcast_mem);
+    each_word(op, d, a, std::bit_cast<std::uint32_t>(b));
   }
   void each_word(Op op, const Group& d, const Group& a, std::uint32_t b) {
+    const Mem mem = word(b);
     for (std::size_t i = 0; i < d.size(); ++i)
-      builder_.binary(op, d[i], a[i], word(b), Operand::broadcast_mem);
+      builder_.binary(op, d[i], a[i], mem, Operand::broadcast_mem);
   }
   /// d += a * b
   void fma(const Group& d, const Group& a, const Group& b) { each(Op::fma, d, a, b); }
@@ -396,7 +397,8 @@ class Vectors {
   void mul_add(const Group& d, const Group& a, float b) { each(Op::mul_add, d, a, b); }
   void mul_add(const Group& d, Reg a, const Group& b) { from(Op::mul_add, d, a, b); }
   void mul_add(const Group& d, Reg a, float b) {
-    for (const Reg reg : d) builder_.mul_add(reg, a, number(b), Operand::broadcast_mem);
+    const Mem mem = number(b);
+    for (const Reg reg : d) builder_.mul_add(reg, a, mem, Operand::broadcast_mem);
   }
   /// NaN in b stays, unlike one in a.
   void max(const Group& d, Reg a, const Group& b) { from(Op::max, d, a, b); }
