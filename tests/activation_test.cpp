@@ -317,6 +317,7 @@ const Case kCases[] = {{"relu", {StepKind::relu, 0, 0}},
                        {"prelu", {StepKind::prelu, 0, 0}},
                        {"elu", {StepKind::elu, 1, 0}},
                        {"elu_steep", {StepKind::elu, 1.6732632f, 0}},
+                       {"elu_shallow", {StepKind::elu, 0.3f, 0}},
                        {"clip", {StepKind::clip, 0, 6}},
                        {"sigmoid", {StepKind::sigmoid, 0, 0}},
                        {"tanh", {StepKind::tanh, 0, 0}},
@@ -325,6 +326,7 @@ const Case kCases[] = {{"relu", {StepKind::relu, 0, 0}},
                        {"silu", {StepKind::silu, 0, 0}},
                        {"hardswish", {StepKind::hardswish, 0, 0}},
                        {"hardsigmoid", {StepKind::hardsigmoid, 1 / 6.0f, 0.5f}},
+                       {"hardsigmoid_steep", {StepKind::hardsigmoid, 0.7f, 0.1f}},
                        {"softplus", {StepKind::softplus, 0, 0}},
                        {"snake", {StepKind::snake, 0, 0}}};
 
@@ -421,20 +423,22 @@ TEST_P(Activation, FitsItsScratchRegisters) {
   }
 }
 
-TEST_P(Activation, OneParameterServesAllValues) {
-  if (step().parameter_rows() == 0) GTEST_SKIP() << "it has none";
-  Shape shape;
-  shape.one_parameter = true;
-  const Program shared = make_program(step(), shape).value();
-  const Kernel kernel(step());
-  Data data, expected;
-  for (const float a : {0.0f, 0.3f, -7.0f}) {
-    fill(data, 0);
-    std::fill(data.a.begin(), data.a.end(), a);
-    expected = data;
-    ASSERT_TRUE(interpret(shared, 0, data.args(), 0, 1).ok());
-    kernel.interpret_it(expected);
-    ASSERT_NO_FATAL_FAILURE(expect_same(data, expected));
+TEST(ActivationParameter, OneServesAllValues) {
+  for (const StepKind kind : {StepKind::prelu, StepKind::snake}) {
+    const EpilogueStep step{kind, 0, 0};
+    Shape shape;
+    shape.one_parameter = true;
+    const Program shared = make_program(step, shape).value();
+    const Kernel kernel(step);
+    Data data, expected;
+    for (const float a : {0.0f, 0.3f, -7.0f}) {
+      fill(data, 0);
+      std::fill(data.a.begin(), data.a.end(), a);
+      expected = data;
+      ASSERT_TRUE(interpret(shared, 0, data.args(), 0, 1).ok());
+      kernel.interpret_it(expected);
+      ASSERT_NO_FATAL_FAILURE(expect_same(data, expected));
+    }
   }
 }
 

@@ -44,11 +44,11 @@ constexpr float kLog1p[] = {1.0f,           -0x1.ffffd2p-2f, 0x1.554ddp-2f,  -0x
                             0x1.49211cp-6f, -0x1.af5e2p-9f};
 /// sin(r) / r in r^2, |r| <= pi / 2: absolute error of sin 5.6e-9.
 constexpr float kSin[] = {1.0f, -0x1.55554cp-3f, 0x1.110ed4p-7f, -0x1.9f6ecap-13f, 0x1.5d9d2ap-19f};
-/// Phi(-z) * exp(z^2 / 2) * (z + 4) in z / (z + 4) - 3/8, Phi the normal distribution, 0 <= z <=
-/// 14.5: relative error 3.1e-8.
-constexpr float kTail[] = {0x1.de857ap-1f, -0x1.ae40acp0f,  0x1.19ebp1f,     -0x1.005716p1f,
-                           0x1.0d2eb2p0f,  -0x1.ad5eacp-7f, -0x1.795bbcp-2f, 0x1.d53322p-4f,
-                           0x1.e68356p-4f, -0x1.e8f922p-5f};
+/// Phi(-z) * exp(z^2 / 2) * (z + 3) in z / (z + 3) - 1/4, Phi the normal distribution, 0 <= z <=
+/// 14.5: relative error 2e-8.
+constexpr float kTail[] = {0x1.0bdb2ep0f,   -0x1.890c92p0f, 0x1.1caedp0f,   -0x1.afd6e8p-4f,
+                           -0x1.572f16p-2f, 0x1.8a453ep-6f, 0x1.352ff2p-3f, 0x1.5e6df6p-5f,
+                           -0x1.c9095p-4f,  0x1.af7b88p-6f};
 
 // gelu_tanh: v / (1 + exp(-w)), w = c*v*(v^2 + k) with k = 1 / 0.044715 and
 // c = 2 * sqrt(2 / pi) * 0.044715. In units of 1 / c, ln 2 is g.
@@ -123,14 +123,20 @@ class Vectors {
     fma(v_, p, alpha);
   }
 
-  /// 1 / (1 + exp(-v)), both sides multiplied by 2^-64, so that exp(104) does not overflow.  17
+  /// 1 / (1 + exp(-v)), both sides multiplied by 2^-64, so that exp(104) does not overflow. With
+  /// p = (exp(r) - 1) / r the denominator is p * r*2^n + 2^n + 1, the smaller one added first.  20
   void sigmoid() {
     clamp(v_, -104, 40);
     const Group t = reduce(v_, v_, -kLog2e, kBias - 64, {kLn2High, kLn2Low});
-    const Group p = polynomial(v_, kExp, -1);
+    const Group p = polynomial(v_, kExpm1, -1, true);
     shift_left(t);
-    mul_add(p, t, 0x1p-64f);
-    div(v_, constant(0x1p-64f), p);
+    each(Op::mul, v_, v_, t);
+    const Group sum = fresh();
+    each(Op::min, sum, t, 0x1p-64f);
+    each(Op::max, t, t, 0x1p-64f);
+    fma(sum, p, v_);
+    each(Op::add, sum, sum, t);
+    div(v_, constant(0x1p-64f), sum);
   }
 
   /// Of z = -|v|: (e - 1) / (e + 1), e = exp(2z) = exp(2r) * 2^n. With p = (exp(2r) - 1) / r and
@@ -191,17 +197,17 @@ class Vectors {
     subtract_tail(z, p, r, t);
   }
 
-  /// max(v, 0) - z * Phi(-z), z = |v|. z * Phi(-z) * exp(z^2 / 2) is a polynomial in z / (z + 4)
-  /// times z / (z + 4): few roundings where z is large. In place of r there is 2r = z^2 + 2n*ln2,
+  /// max(v, 0) - z * Phi(-z), z = |v|. z * Phi(-z) * exp(z^2 / 2) is a polynomial in z / (z + 3)
+  /// times z / (z + 3): few roundings where z is large. In place of r there is 2r = z^2 + 2n*ln2,
   /// exact up to one rounding.  35
   void gelu_erf() {
     const Group z = magnitude(14.5f);
     Group tail = fresh();
-    each(Op::add, tail, z, 4);
+    each(Op::add, tail, z, 3);
     each(Op::div, tail, z, tail);
     {
       const Group t = fresh();
-      each(Op::sub, t, tail, 0.375f);
+      each(Op::sub, t, tail, 0.25f);
       each(Op::mul, tail, tail, polynomial(t, kTail));
     }
     const float round = kRound + kBias + 64;
@@ -353,7 +359,8 @@ class Vectors {
   }
   Group filled(float value) {
     Group group = fresh();
-    for (const Reg reg : group) builder_.broadcast(reg, number(value));
+    const Mem mem = number(value);
+    for (const Reg reg : group) builder_.broadcast(reg, mem);
     return group;
   }
   /// In one register for all values, where an instruction cannot take it from memory.
@@ -375,12 +382,12 @@ class Vectors {
     for (std::size_t i = 0; i < d.size(); ++i) builder_.binary(op, d[i], a[i], b[i % b.size()]);
   }
   void each(Op op, const Group& d, const Group& a, float b) {
-    for (std::size_t i = 0; i < d.size(); ++i)
-      builder_.binary(op, d[i], a[i], number(b), Operand::broadcast_mem);
+    each_word(op, d, a, std::bit_cast<std::uint32_t>(b));
   }
   void each_word(Op op, const Group& d, const Group& a, std::uint32_t b) {
+    const Mem mem = word(b);
     for (std::size_t i = 0; i < d.size(); ++i)
-      builder_.binary(op, d[i], a[i], word(b), Operand::broadcast_mem);
+      builder_.binary(op, d[i], a[i], mem, Operand::broadcast_mem);
   }
   /// d += a * b
   void fma(const Group& d, const Group& a, const Group& b) { each(Op::fma, d, a, b); }
@@ -390,7 +397,8 @@ class Vectors {
   void mul_add(const Group& d, const Group& a, float b) { each(Op::mul_add, d, a, b); }
   void mul_add(const Group& d, Reg a, const Group& b) { from(Op::mul_add, d, a, b); }
   void mul_add(const Group& d, Reg a, float b) {
-    for (const Reg reg : d) builder_.mul_add(reg, a, number(b), Operand::broadcast_mem);
+    const Mem mem = number(b);
+    for (const Reg reg : d) builder_.mul_add(reg, a, mem, Operand::broadcast_mem);
   }
   /// NaN in b stays, unlike one in a.
   void max(const Group& d, Reg a, const Group& b) { from(Op::max, d, a, b); }
@@ -464,7 +472,6 @@ constexpr Scratch scratch_of(StepKind kind) {
     case StepKind::hardsigmoid:
       return {1, 1};
     case StepKind::sigmoid:
-      return {2, 0};
     case StepKind::elu:
     case StepKind::softplus:
       return {3, 0};

@@ -24,13 +24,13 @@ constexpr double max_ulp(StepKind kind) {
     case StepKind::prelu:
     case StepKind::hardsigmoid:
       return 0.5;
-    case StepKind::softplus:
+    case StepKind::sigmoid:
+    case StepKind::silu:
     case StepKind::snake:
       return 2;
     case StepKind::elu:
-    case StepKind::sigmoid:
+    case StepKind::softplus:
     case StepKind::tanh:
-    case StepKind::silu:
     case StepKind::hardswish:
     case StepKind::gelu_tanh:
       return 2.5;
