@@ -60,6 +60,7 @@ struct BodyCounts : StepCounts {
   StepCounts trip;         ///< of a loop over taps in the step
   double end_stalls = 0;   ///< cycles of the end
   double stores = 0, shuffles = 0;
+  double outputs = 0;  ///< vectors stored, none of them twice
   int accumulators = 0;
   int registers = 0;
 };
@@ -118,10 +119,14 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers =
       counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
-  counts.stores = products.positions * vectors;
+  counts.stores = counts.outputs = products.positions * vectors;
   if (problem.layout == Layout::nchw) {
+    const auto channels =
+        static_cast<double>(std::min<std::int64_t>(problem.oc_per_group(), plan.channels));
+    counts.outputs = products.positions * channels;
     if (plan.phases == Phases::all) {
       const double blocks = std::ceil(products.positions / plan.lanes) * vectors;
+      counts.outputs = std::ceil(products.positions / plan.lanes) * channels;
       counts.stores = blocks * plan.lanes * 1.5;
       counts.shuffles = blocks * plan.lanes * 4;
       // The transpose works on whole quads of rows, with a few registers on top.
@@ -185,10 +190,12 @@ BodyCounts count_space_lanes(const Problem& problem, const Plan& plan, const Til
     counts.registers =
         std::max(counts.registers, counts.accumulators + interleave_registers(phases));
   counts.stores = counts.accumulators * 1.7;
+  counts.outputs = counts.accumulators;
   counts.shuffles = counts.accumulators * 1.5 * interleave_steps(stride, plan.lanes);
   if (spread) {
     counts.shuffles =
         counts.accumulators * static_cast<double>(std::min<std::int64_t>(stride, plan.lanes));
+    counts.outputs = counts.shuffles;
     counts.stores = counts.shuffles * 2;
   }
   return counts;
@@ -221,7 +228,8 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Target& target, c
   const bool contiguous = plan.phases == Phases::all && plan.channels == problem.out_channels &&
                           problem.dst_pitch() == problem.out_channels;
   counts.shuffles = 40 * sums;  // 30 shuffles, 15 adds, dependent
-  counts.stores = contiguous ? 2 * sums : 2 * products.positions;
+  counts.outputs = contiguous ? sums : products.positions;
+  counts.stores = 2 * counts.outputs;
   return counts;
 }
 
@@ -312,6 +320,7 @@ BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const Til
   counts.accumulators = static_cast<int>(positions * vectors);
   counts.registers = counts.accumulators + weights + (depthwise(problem) ? 1 : 2);
   counts.stores = counts.accumulators * (1 + split);
+  counts.outputs = counts.accumulators;
   if (plan.prefetch && problem.dst_pitch() * 4 >= 1024)
     counts.end_stalls = positions * kFarOutputPixel;
   return counts;
@@ -388,7 +397,8 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
       std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
   counts.loads += counts.passes * std::ceil(rows / rows_at_once) *
                   std::min(inputs, positions + rows_at_once - 1);
-  counts.stores = groups * stored_pieces(problem, plan, body) * 1.7;
+  counts.outputs = groups * stored_pieces(problem, plan, body);
+  counts.stores = counts.outputs * 1.7;
   return counts;
 }
 
@@ -605,6 +615,39 @@ double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
   return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
 }
 
+/// Of a step, for a vector.
+double activation_cycles(StepKind kind) {
+  switch (kind) {
+    case StepKind::elu:
+      return 8;
+    case StepKind::sigmoid:
+    case StepKind::tanh:
+    case StepKind::silu:
+    case StepKind::snake:
+      return 11;
+    case StepKind::gelu_tanh:
+    case StepKind::softplus:
+      return 17;
+    case StepKind::gelu_erf:
+      return 20;
+    default:
+      return 1;
+  }
+}
+
+/// Steps before `add` are of sums as they stand, the others of what is stored.
+double epilogue_cycles(const Problem& problem, const Plan& plan, const BodyCounts& counts) {
+  const double sums = plan.family == Family::reduction_lanes
+                          ? std::ceil(counts.accumulators / static_cast<double>(plan.lanes))
+                          : counts.accumulators;
+  double cycles = 0, vectors = sums;
+  for (const EpilogueStep& step : problem.epilogue) {
+    if (step.kind == StepKind::add) vectors = counts.outputs;
+    cycles += vectors * activation_cycles(step.kind);
+  }
+  return cycles;
+}
+
 /// Instructions of a tile around its reduction.
 double end_instructions(const Plan& plan, const BodyCounts& counts) {
   if (plan.family == Family::space_lanes && plan.phases == Phases::all)
@@ -673,7 +716,8 @@ PlanCost estimate_block_cost(const Problem& problem, const Target& target, const
       add_steps(step, counts.trip, trips);
       const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
-                         counts.end_stalls + counts.stores * planes.store;
+                         counts.end_stalls + counts.stores * planes.store +
+                         epilogue_cycles(problem, plan, counts);
       const double overhead =
           kLoopCycles * (2 * counts.passes + trips);  // of the loop over tap rows, and over taps
       cost.cycles +=
