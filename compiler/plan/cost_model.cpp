@@ -768,8 +768,9 @@ double convert_cycles(const Problem& problem, const Target& target, const Plan& 
                                                                                              : 3;
   const double bytes = elements * static_cast<double>(element_bytes(problem.dtype) +
                                                       4 / channels_a_word(plan.products));
+  // The copy shares the last cache with y and with whoever else is on the machine.
   return elements / plan.lanes * per_vector / 2 +
-         kStagedTraffic * bytes / memory_rate(target, bytes);
+         kStagedTraffic * bytes / memory_rate(target, 3 * bytes);
 }
 
 double estimate_staging_cycles(const Problem& problem, const Target& target, const Plan& plan) {
