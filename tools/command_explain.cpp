@@ -35,8 +35,7 @@ void print_times(const Layer& layer, const KernelInfo& info, Machine* machine) {
   const Roof roof = roof_of(work, *machine);
   fmt::print("roofline   {}, {}-bound: {:.4g} M macs at {:.0f} GFLOP/s, {} at {:.0f} GB/s\n",
              time_text(1000 * roof.ms()), roof.bound(), work.macs * 1e-6,
-             machine->peak().gflops_all * work.speed,
-             bytes_text(static_cast<std::size_t>(work.live_bytes())),
+             peak_gflops(work, *machine), bytes_text(static_cast<std::size_t>(work.live_bytes())),
              work.live_bytes() / roof.memory_ms * 1e-6);
 }
 

@@ -418,9 +418,14 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
   Plan base;
   base.lanes = target.lanes;
   std::vector<Plan> bases;
+  const bool bf16 = problem.dtype == DataType::bf16 || problem.math_mode == MathMode::bf16;
+  const bool has_dot = problem.ic_per_group() >= (problem.groups == 1 ? 2 : 16) &&
+                       ((bf16 && target.dot_bf16) || (problem.is_int8() && target.dot_u8s8));
   const auto add = [&](Products products) {
     base.products = products;
     for (const bool convert : {false, true}) {
+      // Where words of several channels can be made, they are worth more than float32.
+      if (convert && products == Products::f32 && has_dot && !problem.input_activation) continue;
       base.convert = convert;
       const bool is_plain = products == Products::f32 && problem.dtype == DataType::f32;
       const bool panel = problem.input_activation && products == Products::f32 &&
@@ -430,7 +435,6 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
         bases.push_back(base);
     }
   };
-  const bool bf16 = problem.dtype == DataType::bf16 || problem.math_mode == MathMode::bf16;
   if (!problem.is_int8() || has_exact_sums(problem)) add(Products::f32);
   if (bf16 && target.dot_bf16) add(Products::bf16);
   if (problem.is_int8()) add(Products::int8);
