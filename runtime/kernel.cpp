@@ -42,15 +42,6 @@ Status check_float(const Problem& problem) {
                                                 to_string(weights_dtype(problem.dtype))};
 }
 
-Status write_packed_elements(const KernelState& kernel, const void* canonical, void* memory) {
-  if (kernel.problem.dtype != DataType::f32) {
-    return Error{ErrorCode::unsupported, std::string("canonical: weights of type ") +
-                                             to_string(weights_dtype(kernel.problem.dtype)) +
-                                             " cannot be packed"};
-  }
-  return write_packed(kernel.layout, static_cast<const float*>(canonical), memory);
-}
-
 }  // namespace
 
 std::string KernelInfo::to_text() const {
@@ -100,7 +91,7 @@ Result<PackedWeights> Kernel::pack(const void* canonical, std::size_t count) con
                  "no memory for " + std::to_string(bytes) + " bytes of packed weights"};
   }
   std::shared_ptr<void> owner(memory, std::free);
-  if (Status status = write_packed_elements(*state_, canonical, memory); !status.ok()) {
+  if (Status status = write_packed(state_->layout, canonical, memory); !status.ok()) {
     return status.error();
   }
   return PackedWeights(std::move(owner), bytes);
@@ -124,7 +115,7 @@ Result<WeightsView> Kernel::pack_into(const void* canonical, std::size_t count, 
                                                   ", but the packed weights have " +
                                                   std::to_string(bytes)};
   }
-  if (Status status = write_packed_elements(*state_, canonical, packed); !status.ok()) {
+  if (Status status = write_packed(state_->layout, canonical, packed); !status.ok()) {
     return status.error();
   }
   return WeightsView{packed, bytes};

@@ -153,68 +153,20 @@ class Quotas {
   int refused_ = 0;
 };
 
-/// Runs the layer as machine code and interpreted: the same bits, and right.
-std::string check_backends(Runtime& runtime, const LayerCase& layer) {
-  const Result<Kernel> kernel =
-      runtime.compile(layer.problem, {.backend = Backend::xbyak, .plan = layer.plan});
-  if (!kernel.ok()) return failure_of(kernel.error());
-  LayerData data = make_data(layer);
-  const Status status = run_layer(*kernel, data, {.threads = 1});
-  if (!status.ok()) return "run: " + status.error().message;
-  if (std::string failure = check_result(data); !failure.empty()) return failure;
-  const std::vector<float> machine = data.dst;
-  const Result<program::Program> program = inspect::program_of(*kernel);
-  if (!program.ok()) return program.error().message;
-  if (std::string failure = interpret_layer(*program, inspect::plan_of(*kernel), data);
-      !failure.empty()) {
-    return failure;
-  }
-  return same_bits(machine, data.dst) ? "" : "interpreter and machine code differ";
-}
-
-/// Lowers for `target`, proves, interprets: right.
-std::string check_interpreted(const Target& target, const LayerCase& layer) {
-  const Result<Plan> plan = parse_plan(layer.plan);
-  if (!plan.ok()) return plan.error().message;
-  const Result<program::Program> program = make_program(layer.problem, target, *plan);
-  if (!program.ok()) return failure_of(program.error());
-  const Result<program::VerifyStats> proof = program::verify(*program);
-  if (!proof.ok()) return "verifier: " + proof.error().message;
-  LayerData data = make_data(layer);
-  if (std::string failure = interpret_layer(*program, *plan, data); !failure.empty()) {
-    return failure;
-  }
-  return check_result(data);
-}
-
-/// The layer with its plan, or with the best one; plans for other targets are left to other tests.
-void replay(LayerCase layer, const Target& target,
-            const std::function<std::string(const LayerCase&)>& check) {
-  if (layer.plan.empty()) layer.plan = candidate_plans(layer.problem, target).at(0).to_text();
-  if (parse_plan(layer.plan).value().lanes != target.lanes) GTEST_SKIP() << "not for this target";
-  EXPECT_EQ(check(layer), "") << describe_failure(layer, "");
-}
-
 TEST(Bodies, MachineCodeEqualsInterpreter) {
   if (!has_machine_code()) GTEST_SKIP() << "no AVX-512 here: there is no machine code to compare";
-  Runtime runtime({.cache_bytes = kCacheBytes});
-  if (const std::optional<LayerCase> layer = replayed_layer()) {
-    return replay(*layer, host_target(),
-                  [&](const LayerCase& planned) { return check_backends(runtime, planned); });
-  }
+  const Machine machine(host_target());
+  if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
   Quotas quotas(host_target());
-  quotas.fill(scaled(20), [&](const LayerCase& layer) { return check_backends(runtime, layer); });
+  quotas.fill(scaled(20), [&](const LayerCase& layer) { return machine.check(layer); });
   quotas.expect(is_scaled_down() ? 0 : 10, is_scaled_down() ? 1 : 2'000);
 }
 
 TEST(Bodies, Avx2ShapesInterpreted) {
-  const Target target = generic_target(Isa::avx2);
-  if (const std::optional<LayerCase> layer = replayed_layer()) {
-    return replay(*layer, target,
-                  [&](const LayerCase& planned) { return check_interpreted(target, planned); });
-  }
-  Quotas quotas(target);
-  quotas.fill(scaled(12), [&](const LayerCase& layer) { return check_interpreted(target, layer); });
+  const Machine machine(generic_target(Isa::avx2));
+  if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
+  Quotas quotas(machine.target());
+  quotas.fill(scaled(12), [&](const LayerCase& layer) { return machine.check(layer); });
   quotas.expect(is_scaled_down() ? 0 : 5, is_scaled_down() ? 1 : 1'000);
 }
 
