@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <random>
 
 #include "compiler/plan/cost_model.hpp"
@@ -349,6 +350,13 @@ std::vector<FeatureCell> input_activation_cells() {
     }
   }
   return cells;
+}
+
+std::vector<FeatureCell> possible_cells(const std::vector<FeatureCell>& cells) {
+  std::vector<FeatureCell> possible;
+  std::copy_if(cells.begin(), cells.end(), std::back_inserter(possible),
+               [](const FeatureCell& cell) { return cell.why_impossible().empty(); });
+  return possible;
 }
 
 std::optional<LayerCase> draw_in_cell(const FeatureCell& cell, const Target& target,

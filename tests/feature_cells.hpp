@@ -59,6 +59,9 @@ std::vector<FeatureCell> type_cells();              ///< shapes x types
 std::vector<FeatureCell> step_cells();              ///< shapes x steps x places
 std::vector<FeatureCell> input_activation_cells();  ///< shapes x types x {leaky_relu, snake}
 
+/// Those without a reason.
+std::vector<FeatureCell> possible_cells(const std::vector<FeatureCell>& cells);
+
 /// A random layer with a plan in `cell`, which may need too many registers. Of an impossible cell,
 /// one that would lie there. Nothing if luck runs out.
 std::optional<LayerCase> draw_in_cell(const FeatureCell& cell, const Target& target,

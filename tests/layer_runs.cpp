@@ -166,8 +166,8 @@ Machine::Machine(const Target& target)
       context_{.memory = ExecutableMemory::create(), .pool = std::make_shared<ThreadPool>(1)} {}
 
 Result<Kernel> Machine::compile(const LayerCase& layer) const {
-  Result<std::shared_ptr<const KernelState>> kernel = compile_kernel(
-      {layer.problem, target_, {.backend = Backend::xbyak, .plan = layer.plan}}, context_);
+  Result<std::shared_ptr<const KernelState>> kernel =
+      compile_kernel({layer.problem, target_, {.plan = layer.plan}}, context_);
   if (!kernel.ok()) return kernel.error();
   return Kernel(*std::move(kernel));
 }
@@ -194,6 +194,11 @@ std::string Machine::check(const LayerCase& layer) const {
     return failure;
   }
   return same_bits(machine, data.dst) ? "" : "interpreter and machine code differ";
+}
+
+Target without_dot_products(Target target) {
+  target.dot_bf16 = target.dot_u8s8 = false;
+  return target;
 }
 
 std::vector<Plan> candidate_plans(const Problem& problem, const Target& target) {

@@ -54,7 +54,7 @@ class Machine {
   }
   [[nodiscard]] const Target& target() const { return target_; }
 
-  /// As machine code.
+  /// As machine code, if it runs here, else interpreted.
   [[nodiscard]] Result<Kernel> compile(const LayerCase& layer) const;
 
   /// As machine code, if it runs here, and interpreted: right, and the same bits. The Program is
@@ -65,6 +65,9 @@ class Machine {
   Target target_;
   CompileContext context_;
 };
+
+/// The target without the instructions that multiply words of several channels.
+Target without_dot_products(Target target);
 
 /// The plans that choose_plan() weighed, the chosen one first; empty if there is none.
 std::vector<Plan> candidate_plans(const Problem& problem, const Target& target);

@@ -18,11 +18,6 @@ namespace {
 
 constexpr int kDraws = 60;  ///< until a cell is given up: many plans need too many registers
 
-Target without_dot_products(Target target) {
-  target.dot_bf16 = target.dot_u8s8 = false;
-  return target;
-}
-
 struct NamedTarget {
   const char* name;
   Target target;
@@ -58,13 +53,10 @@ std::string refuse(const FeatureCell& cell, const Machine& machine, std::uint32_
 void check_cells(const std::vector<FeatureCell>& cells, const Target& target, int rounds) {
   const Machine machine(target);
   if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
-  std::vector<FeatureCell> possible;
+  const std::vector<FeatureCell> possible = possible_cells(cells);
   std::map<std::string, int> impossible;
-  for (const FeatureCell& cell : cells) {
-    const std::string why = cell.why_impossible();
-    if (why.empty()) possible.push_back(cell);
-    if (!why.empty()) ++impossible[why];
-  }
+  for (const FeatureCell& cell : cells) ++impossible[cell.why_impossible()];
+  impossible.erase("");
   std::cout << "seed " << sweep_seed() << ", " << target.to_text() << ": " << possible.size()
             << " cells\n";
   for (const auto& [why, count] : impossible) {
