@@ -1,6 +1,8 @@
 // Kernels touch only the bytes of their tensors: every tensor lies against an inaccessible page, at
 // its front and at its back, at several alignments, and inputs are read-only.
 #include <cstring>
+#include <initializer_list>
+#include <iostream>
 #include <string>
 #include <vector>
 
@@ -9,21 +11,19 @@
 
 #include "compiler/program/interpreter.hpp"
 #include "runtime/kernel_state.hpp"
+#include "tests/feature_cells.hpp"
 #include "tests/guarded_buffer.hpp"
-#include "tests/test_support.hpp"
+#include "tests/layer_runs.hpp"
 
-namespace convt {
+namespace convt::test {
 namespace {
 
+/// An input.
 GuardedBuffer guarded_copy(const void* data, std::size_t bytes, GuardedEnd end, std::size_t shift) {
   GuardedBuffer buffer(bytes, end, shift);
   if (bytes != 0) std::memcpy(buffer.data(), data, bytes);
   buffer.make_read_only();
   return buffer;
-}
-
-GuardedBuffer guarded_copy(const std::vector<float>& values, GuardedEnd end, std::size_t shift) {
-  return guarded_copy(values.data(), values.size() * sizeof(float), end, shift);
 }
 
 /// What run() does with one thread, but with weights that have no header before them: so their
@@ -42,24 +42,36 @@ Status run_all_items(const Kernel& kernel, const Args& args) {
   return ok_status();
 }
 
-/// Runs with all tensors guarded at `end`, `shift` bytes from the page, and expects data.dst.
-void expect_same_under_guard(const Kernel& kernel, const LayerData& data,
-                             const PackedWeights& packed, GuardedEnd end, std::size_t shift) {
+std::size_t bytes_of(const std::vector<float>& values, DataType type) {
+  return values.size() * static_cast<std::size_t>(element_bytes(type));
+}
+
+/// Runs with all tensors guarded at `end`, `shift` bytes from the page, and expects `expected`: the
+/// bytes of y, what lies between the slices of a pitched one included.
+void expect_same_under_guard(const Kernel& kernel, LayerData& data, const PackedWeights& packed,
+                             const std::vector<std::byte>& expected, GuardedEnd end,
+                             std::size_t shift) {
   SCOPED_TRACE(data.problem.to_text() + (end == GuardedEnd::front ? ", front" : ", back") +
                ", shift " + std::to_string(shift) + ", plan " + kernel.info().plan);
-  const GuardedBuffer src = guarded_copy(data.src, end, shift);
-  const GuardedBuffer bias = guarded_copy(data.bias, end, shift);
+  data.clear_dst();
+  const RunArguments plain = data.arguments(packed);
+  const auto guarded = [&](const void* from, const std::vector<float>& values, DataType type) {
+    return guarded_copy(from, from == nullptr ? 0 : bytes_of(values, type), end, shift);
+  };
+  const GuardedBuffer src = guarded(plain.src, data.src, data.problem.dtype);
+  const GuardedBuffer bias = guarded(plain.bias, data.bias, DataType::f32);
+  const GuardedBuffer parameters = guarded(plain.parameters, data.parameters, DataType::f32);
+  const GuardedBuffer input_parameters =
+      guarded(plain.input_parameters, data.input_parameters, DataType::f32);
+  const GuardedBuffer residual = guarded(plain.residual, data.residual, data.problem.dst_dtype);
   const GuardedBuffer weights =
       guarded_copy(static_cast<const std::byte*>(packed.data()) + kPackedHeaderBytes,
                    packed.bytes() - kPackedHeaderBytes, end, shift);
-  const std::size_t dst_bytes = data.dst.size() * sizeof(float);
-  const GuardedBuffer dst(dst_bytes, end, shift);
+  const GuardedBuffer dst(expected.size(), end, shift);
+  std::memcpy(dst.data(), plain.dst, expected.size());
   const StagedBytes& staged = kernel.state().staged;
   const GuardedBuffer workspace(kernel.state().workspaces->slice_bytes(), GuardedEnd::front);
   const GuardedBuffer tensors(staged.total(data.batch), GuardedEnd::front);
-  // Between the slices of a pitched y lies what belongs to others: it must come through unchanged.
-  const std::vector<float> before(data.dst.size(), std::numeric_limits<float>::quiet_NaN());
-  std::memcpy(dst.data(), before.data(), dst_bytes);
 
   const Args args{
       .src = src.data(),
@@ -69,23 +81,33 @@ void expect_same_under_guard(const Kernel& kernel, const LayerData& data,
       .workspace = workspace.data(),
       .batch = data.batch,
       .staged_src = tensors.data(),
-      .staged_dst = static_cast<std::byte*>(tensors.data()) + staged.dst_offset(data.batch)};
+      .staged_dst = static_cast<std::byte*>(tensors.data()) + staged.dst_offset(data.batch),
+      .residual = data.in_place ? dst.data() : residual.data(),
+      .parameters = static_cast<const float*>(parameters.data()),
+      .input_parameters = static_cast<const float*>(input_parameters.data())};
   ASSERT_TRUE(succeeded(run_all_items(kernel, args)));
-  EXPECT_EQ(std::memcmp(dst.data(), data.dst.data(), dst_bytes), 0);
+  EXPECT_EQ(std::memcmp(dst.data(), expected.data(), expected.size()), 0);
   EXPECT_TRUE(dst.intact()) << "written outside y";
 }
 
-void check_kernel(const Kernel& kernel, std::int64_t batch) {
-  LayerData data(kernel.problem(), batch);
-  const PackedWeights packed = kernel.pack(data.weights.data(), data.weights.size()).value();
-  ASSERT_TRUE(succeeded(kernel.run(data.arguments(packed))));
+void check_kernel(const Kernel& kernel, LayerData data, std::initializer_list<std::size_t> shifts) {
+  const PackedWeights packed = pack_weights_of(kernel, data).value();
+  const RunArguments run = data.arguments(packed);
+  ASSERT_TRUE(succeeded(kernel.run(run)));
+  std::vector<std::byte> expected(bytes_of(data.dst, data.problem.dst_dtype));
+  std::memcpy(expected.data(), run.dst, expected.size());
+  data.take_dst();
   EXPECT_TRUE(matches_reference(data));
-  // Multiples of the element first; 1 and 7 since no alignment is asked of anybody.
-  for (const std::size_t shift : {0, 4, 8, 16, 32, 60, 1, 7}) {
+  for (const std::size_t shift : shifts) {
     for (const GuardedEnd end : {GuardedEnd::front, GuardedEnd::back}) {
-      expect_same_under_guard(kernel, data, packed, end, shift);
+      expect_same_under_guard(kernel, data, packed, expected, end, shift);
     }
   }
+}
+
+void check_kernel(const Kernel& kernel, std::int64_t batch) {
+  // Multiples of the element first; 1 and 7 since no alignment is asked of anybody.
+  check_kernel(kernel, LayerData(kernel.problem(), batch), {0, 4, 8, 16, 32, 60, 1, 7});
 }
 
 Problem pitched(Problem problem, std::int64_t src_extra, std::int64_t dst_extra) {
@@ -184,6 +206,38 @@ TEST_P(GuardPages, OtherTargets) {
 INSTANTIATE_TEST_SUITE_P(Layouts, GuardPages, ::testing::Values(Layout::nchw, Layout::nhwc),
                          [](const auto& layout) { return to_string(layout.param); });
 
+/// Every kind of kernel with every combination of element types, random epilogues and residuals in
+/// place; `every`: only each so many-th cell.
+void check_cells(const std::vector<FeatureCell>& all, const Target& target, std::size_t every) {
+  const std::vector<FeatureCell> cells = possible_cells(all);
+  const Machine machine(target);
+  if (is_scaled_down()) every *= 20;
+  std::size_t checked = 0, refused = 0;
+  for (std::size_t i = 0; i < cells.size(); i += every) {
+    const std::optional<LayerCase> layer =
+        draw_in_cell(cells[i], target, static_cast<std::uint32_t>(i) + 200'000);
+    if (!layer) continue;
+    const Result<Kernel> kernel = machine.compile(*layer);
+    if (!kernel.ok() && kernel.error().code == ErrorCode::unsupported) {
+      ++refused;  // registers
+      continue;
+    }
+    ASSERT_TRUE(succeeded(kernel)) << layer->to_text();
+    check_kernel(*kernel, make_data(*layer), {0, 1, 2, 3, 30});
+    ++checked;
+  }
+  std::cout << "seed " << sweep_seed() << ": " << checked << " cells checked, " << refused
+            << " did not fit the registers\n";
+  EXPECT_GE(checked, 3 * refused);
+}
+
+TEST(GuardPagesOfTypes, EveryKernel) { check_cells(type_cells(), host_target(), 1); }
+TEST(GuardPagesOfTypes, InputActivations) {
+  check_cells(input_activation_cells(), host_target(), 2);
+}
+TEST(GuardPagesOfTypes, Steps) { check_cells(step_cells(), host_target(), 5); }
+TEST(GuardPagesOfTypes, EightLanes) { check_cells(type_cells(), generic_target(Isa::avx2), 8); }
+
 // The helper itself: a guard that does not guard would let everything pass.
 TEST(GuardedBufferDeathTest, FaultsOutsideAndOnReadOnly) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
@@ -201,4 +255,4 @@ TEST(GuardedBufferDeathTest, FaultsOutsideAndOnReadOnly) {
 }
 
 }  // namespace
-}  // namespace convt
+}  // namespace convt::test

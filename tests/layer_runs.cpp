@@ -11,6 +11,7 @@
 #include "compiler/packing/packing.hpp"
 #include "compiler/program/abi.hpp"
 #include "compiler/program/interpreter.hpp"
+#include "compiler/program/passes.hpp"
 
 namespace convt::test {
 namespace {
@@ -46,22 +47,36 @@ bool gaps_untouched(const LayerData& data) {
   const std::vector<bool> own =
       own_elements(dst_span(problem, data.batch), data.batch, problem.out_channels,
                    dst_strides(problem), {a[0].output, a[1].output, a[2].output});
-  const float fresh = unwritten(problem.dst_dtype);
+  LayerData before = data;
+  before.clear_dst();
   for (std::size_t i = 0; i < own.size(); ++i) {
-    if (!own[i] && std::memcmp(&data.dst[i], &fresh, sizeof fresh) != 0) return false;
+    if (!own[i] && std::memcmp(&data.dst[i], &before.dst[i], sizeof(float)) != 0) return false;
   }
   return true;
 }
 
+void poison_gaps(std::vector<float>& values, const std::vector<bool>& own, float poison) {
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    if (!own[i]) values[i] = poison;
+  }
+}
+
 void poison_gaps(LayerData& data) {
   const Problem& problem = data.problem;
-  if (!is_pitched(problem.src_pitch(), problem.in_channels)) return;
   const auto& a = problem.axes;
-  const std::vector<bool> own =
-      own_elements(src_span(problem, data.batch), data.batch, problem.in_channels,
-                   src_strides(problem), {a[0].input, a[1].input, a[2].input});
-  for (std::size_t i = 0; i < own.size(); ++i) {
-    if (!own[i]) data.src[i] = unwritten(problem.dtype);
+  if (is_pitched(problem.src_pitch(), problem.in_channels)) {
+    const Position extent{a[0].input, a[1].input, a[2].input};
+    poison_gaps(data.src,
+                own_elements(src_span(problem, data.batch), data.batch, problem.in_channels,
+                             src_strides(problem), extent),
+                unwritten(problem.dtype));
+  }
+  if (problem.has_residual() && is_pitched(problem.residual_pitch(), problem.out_channels)) {
+    const Position extent{a[0].output, a[1].output, a[2].output};
+    poison_gaps(data.residual,
+                own_elements(residual_span(problem, data.batch), data.batch, problem.out_channels,
+                             residual_strides(problem), extent),
+                unwritten(problem.dst_dtype));
   }
 }
 
@@ -87,6 +102,9 @@ std::vector<float> make_scratch(const program::Program& program, program::Buffer
 LayerData make_data(const LayerCase& layer) {
   LayerData data(layer.problem, layer.batch, layer.data_seed);
   poison_gaps(data);
+  data.in_place = layer.problem.has_residual() && layer.data_seed % 2 == 0 &&
+                  layer.problem.residual_pitch() == layer.problem.dst_pitch();
+  data.clear_dst();
   return data;
 }
 
@@ -113,7 +131,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 std::string interpret_layer(const program::Program& program, const Plan& plan, LayerData& data) {
   const PackedLayout layout = make_packed_layout(data.problem, plan);
   std::vector<float> packed(static_cast<std::size_t>(layout.elements()));
-  pack_weights(layout, data.weights.data(), packed.data());
+  const Elements weights(weights_dtype(data.problem.dtype), data.weights);
+  pack_weights(layout, weights.data(), packed.data());
   data.clear_dst();
   const auto scratch = [&](program::BufferKind kind) {
     return make_scratch(program, kind, data.batch);
@@ -140,6 +159,46 @@ std::string interpret_layer(const program::Program& program, const Plan& plan, L
   }
   data.take_dst();
   return "";
+}
+
+Machine::Machine(const Target& target)
+    : target_(target),
+      context_{.memory = ExecutableMemory::create(), .pool = std::make_shared<ThreadPool>(1)} {}
+
+Result<Kernel> Machine::compile(const LayerCase& layer) const {
+  Result<std::shared_ptr<const KernelState>> kernel =
+      compile_kernel({layer.problem, target_, {.plan = layer.plan}}, context_);
+  if (!kernel.ok()) return kernel.error();
+  return Kernel(*std::move(kernel));
+}
+
+std::string Machine::check(const LayerCase& layer) const {
+  const Result<Plan> plan = parse_plan(layer.plan);
+  if (!plan.ok()) return plan.error().message;
+  const Result<program::Program> program = make_program(layer.problem, target_, *plan);
+  if (!program.ok()) return failure_of(program.error());
+  LayerData data = make_data(layer);
+  if (!runs_code()) {
+    const Result<program::VerifyStats> proof = program::verify(*program);
+    if (!proof.ok()) return "verifier: " + proof.error().message;
+    std::string failure = interpret_layer(*program, *plan, data);
+    return failure.empty() ? check_result(data) : failure;
+  }
+  const Result<Kernel> kernel = compile(layer);
+  if (!kernel.ok()) return failure_of(kernel.error());
+  const Status status = run_layer(*kernel, data, {.threads = 1});
+  if (!status.ok()) return "run: " + status.error().message;
+  if (std::string failure = check_result(data); !failure.empty()) return failure;
+  const std::vector<float> machine = data.dst;
+  if (std::string failure = interpret_layer(*program, *plan, data); !failure.empty()) {
+    return failure;
+  }
+  return same_bits(machine, data.dst) ? "" : "interpreter and machine code differ";
+}
+
+Target without_dot_products(Target target) {
+  target.dot_bf16 = target.dot_u8s8 = false;
+  return target;
 }
 
 std::vector<Plan> candidate_plans(const Problem& problem, const Target& target) {
@@ -192,6 +251,16 @@ void for_each_layer(Theme theme, int count,
   for_each_index(
       count, [&](int index) { return checked(random_layer(theme, sweep_seed(), index, extras)); },
       threads);
+}
+
+void replay(LayerCase layer, const Machine& machine) {
+  if (layer.plan.empty()) {
+    layer.plan = candidate_plans(layer.problem, machine.target()).at(0).to_text();
+  }
+  if (parse_plan(layer.plan).value().lanes != machine.target().lanes) {
+    GTEST_SKIP() << "not for this target";
+  }
+  EXPECT_EQ(machine.check(layer), "") << describe_failure(layer, "");
 }
 
 std::string describe_failure(const LayerCase& layer, const std::string& what) {

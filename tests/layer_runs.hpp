@@ -12,6 +12,7 @@
 #include "compiler/plan/plan.hpp"
 #include "compiler/program/program.hpp"
 #include "compiler/target/target.hpp"
+#include "runtime/compile.hpp"
 #include "tests/random_layer.hpp"
 #include "tests/test_support.hpp"
 
@@ -42,6 +43,32 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b);
 /// All stages of an allocated Program of `plan` on data; writes data.dst.
 std::string interpret_layer(const program::Program& program, const Plan& plan, LayerData& data);
 
+/// Compiles for one target, plan given, and checks.
+class Machine {
+ public:
+  explicit Machine(const Target& target);
+
+  /// Whether its machine code runs here.
+  [[nodiscard]] bool runs_code() const {
+    return target_.isa == Isa::avx512 && host_can_run(target_);
+  }
+  [[nodiscard]] const Target& target() const { return target_; }
+
+  /// As machine code, if it runs here, else interpreted.
+  [[nodiscard]] Result<Kernel> compile(const LayerCase& layer) const;
+
+  /// As machine code, if it runs here, and interpreted: right, and the same bits. The Program is
+  /// proved.
+  [[nodiscard]] std::string check(const LayerCase& layer) const;
+
+ private:
+  Target target_;
+  CompileContext context_;
+};
+
+/// The target without the instructions that multiply words of several channels.
+Target without_dot_products(Target target);
+
 /// The plans that choose_plan() weighed, the chosen one first; empty if there is none.
 std::vector<Plan> candidate_plans(const Problem& problem, const Target& target);
 
@@ -54,6 +81,10 @@ void for_each_index(int count, const std::function<std::string(int)>& check, int
 void for_each_layer(Theme theme, int count,
                     const std::function<std::string(const LayerCase&)>& check, int threads = 0,
                     const Extras& extras = {});
+
+/// Checks the layer with its plan, or with the best one; plans for other targets are left to other
+/// tests.
+void replay(LayerCase layer, const Machine& machine);
 
 /// `what`, and the line that replays the layer.
 std::string describe_failure(const LayerCase& layer, const std::string& what);

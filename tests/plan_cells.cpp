@@ -38,15 +38,15 @@ bool takes_panel(const Problem& problem, const Plan& plan) {
 /// partial tile, say.
 class Search {
  public:
-  Search(const Cell& cell, const Target& target, std::uint32_t index)
-      : cell_(cell), target_(target) {
+  Search(const Cell& cell, const Target& target, std::uint32_t index, const Extras& extras)
+      : cell_(cell), target_(target), extras_(extras) {
     std::seed_seq sequence{sweep_seed(), index, static_cast<std::uint32_t>(target.lanes)};
     random_.seed(sequence);
   }
 
   std::optional<LayerCase> find() {
     for (int tries = 0; tries < 600; ++tries) {
-      LayerCase layer = random_layer(theme(), static_cast<std::uint32_t>(random_()), 0);
+      LayerCase layer = random_layer(theme(), static_cast<std::uint32_t>(random_()), 0, extras_);
       if (between(1, 3) > 1) bend(layer.problem);
       if (!validate(layer.problem).ok() || !is_small(layer)) continue;
       std::vector<Plan> plans = plans_in_cell(layer.problem);
@@ -131,6 +131,7 @@ class Search {
   }
 
   Plan vary(const Problem& problem, Plan plan) {
+    if (problem.input_activation && !plan.convert) return plan;  // its panel must stay
     const bool groups = plan.family == Family::group_lanes;
     const int unit = groups ? groups_a_vector(problem, target_.lanes)
                      : plan.family == Family::channel_lanes ? target_.lanes
@@ -163,6 +164,7 @@ class Search {
 
   Cell cell_;
   Target target_;
+  Extras extras_;
   std::mt19937 random_;
 };
 
@@ -206,8 +208,9 @@ Cell cell_of(const Problem& problem, const Plan& plan) {
           .border = border_of(innermost)};
 }
 
-std::optional<LayerCase> find_in_cell(const Cell& cell, const Target& target, std::uint32_t index) {
-  return Search(cell, target, index).find();
+std::optional<LayerCase> find_in_cell(const Cell& cell, const Target& target, std::uint32_t index,
+                                      const Extras& extras) {
+  return Search(cell, target, index, extras).find();
 }
 
 std::vector<Cell> all_cells() {

@@ -39,6 +39,7 @@ std::vector<Cell> all_cells();
 
 /// A random layer and a plan for it that lies in `cell`: one that the planner weighed, or a near
 /// relation of one. Nothing if luck runs out. `index` numbers the layers of the cell.
-std::optional<LayerCase> find_in_cell(const Cell& cell, const Target& target, std::uint32_t index);
+std::optional<LayerCase> find_in_cell(const Cell& cell, const Target& target, std::uint32_t index,
+                                      const Extras& extras = {});
 
 }  // namespace convt::test

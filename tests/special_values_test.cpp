@@ -43,9 +43,10 @@ class Random {
 
 // ---- Where special values go.
 
-/// A few anywhere: in x, the weights or the bias.
+/// A few anywhere, in any tensor.
 void scatter(LayerData& data, Random& random) {
-  for (std::vector<float>* tensor : {&data.src, &data.weights, &data.bias}) {
+  for (std::vector<float>* tensor : {&data.src, &data.weights, &data.bias, &data.residual,
+                                     &data.parameters, &data.input_parameters}) {
     if (tensor->empty() || random.below(std::size_t{2}) == 0) continue;
     for (std::size_t i = 0; i <= random.below(std::size_t{3}); ++i) {
       (*tensor)[random.below(tensor->size())] = random.special();
@@ -164,7 +165,7 @@ std::string run_avx2(const Plan& plan, LayerData& data) {
 /// Random layers with `prepare` applied to their tensors, half as many on AVX2; judge(data) says
 /// what is wrong with the result.
 void sweep(int count, const std::function<void(LayerData&, Random&)>& prepare,
-           const std::function<std::string(const LayerData&)>& judge) {
+           const std::function<std::string(const LayerData&)>& judge, const Extras& extras = {}) {
   Runtime runtime({.cache_bytes = 256 << 10});
   std::atomic<int> refused{0};
   const auto check = [&](LayerCase layer, bool avx2) -> std::string {
@@ -189,7 +190,8 @@ void sweep(int count, const std::function<void(LayerData&, Random&)>& prepare,
   }
   for_each_index(scaled(count), [&](int index) {
     const auto theme = static_cast<Theme>(index % kThemes);
-    return check(random_layer(theme, sweep_seed() + 1'000, index), index / kThemes % 3 == 2);
+    return check(random_layer(theme, sweep_seed() + 1'000, index, extras),
+                 index / kThemes % 3 == 2);
   });
   EXPECT_LE(refused.load(), 1 + scaled(count) / 100);
 }
@@ -198,6 +200,13 @@ class SpecialValues : public ::testing::TestWithParam<NamedPoison> {};
 
 TEST_P(SpecialValues, AppearWhereTheDefinitionSays) {
   sweep(3'000, GetParam().poison, check_result);
+}
+
+/// Everything that has special values.
+constexpr Extras kFloatExtras{.float_types = true, .steps = true, .input_activation = true};
+
+TEST_P(SpecialValues, GoThroughTypesAndSteps) {
+  sweep(2'000, GetParam().poison, check_result, kFloatExtras);
 }
 
 INSTANTIATE_TEST_SUITE_P(Places, SpecialValues,
@@ -241,6 +250,19 @@ std::string check_exact(const LayerData& data) {
 }
 
 TEST(Denormals, AreNumbersLikeOthers) { sweep(3'000, make_exact_denormals, check_exact); }
+
+/// Small numbers, most of them denormal: of the element types, and in everything else.
+void make_tiny(LayerData& data, Random& random) {
+  const float scale = data.problem.dtype == DataType::f16 ? 0x1p-18f : 0x1p-128f;
+  for (std::vector<float>* tensor :
+       {&data.src, &data.weights, &data.bias, &data.residual, &data.parameters}) {
+    if (random.below(std::size_t{2}) == 0) continue;
+    for (float& value : *tensor) value *= scale;
+  }
+  data.clear_dst();
+}
+
+TEST(Denormals, OfAnyTypeGoThroughSteps) { sweep(3'000, make_tiny, check_result, kFloatExtras); }
 
 /// Products far below the normal range, rounded.
 void make_small(LayerData& data, Random& random) {

@@ -70,10 +70,10 @@ class Tally {
 
 class Sweep : public ::testing::TestWithParam<Theme> {};
 
-TEST_P(Sweep, EndToEnd) {
+void sweep_end_to_end(Theme theme, int count, const Extras& extras) {
   Runtime runtime({.cache_bytes = kCacheBytes});
   Tally tally;
-  for_each_layer(GetParam(), scaled(5'000), [&](const LayerCase& layer) -> std::string {
+  const auto check = [&](const LayerCase& layer) -> std::string {
     const Result<Kernel> kernel = runtime.compile(layer.problem, compile_options(layer));
     if (!kernel.ok()) return "compile: " + kernel.error().message;
     tally.add(kernel->info());
@@ -81,11 +81,15 @@ TEST_P(Sweep, EndToEnd) {
     const Status status = run_layer(*kernel, data, {.threads = 1});
     if (!status.ok()) return "run: " + status.error().message;
     return check_result(data);
-  });
+  };
+  for_each_layer(theme, scaled(count), check, /*threads=*/0, extras);
   tally.report();
 }
 
-TEST_P(Sweep, ThreadsChangeNoBit) {
+TEST_P(Sweep, EndToEnd) { sweep_end_to_end(GetParam(), 5'000, {}); }
+TEST_P(Sweep, EndToEndOfTypesAndSteps) { sweep_end_to_end(GetParam(), 600, kAllExtras); }
+
+void sweep_threads(Theme theme, int count, const Extras& extras) {
   Runtime runtime({.cache_bytes = kCacheBytes, .threads = 5, .task_us = 0});
   const auto check = [&](const LayerCase& layer) -> std::string {
     const Result<Kernel> kernel = runtime.compile(layer.problem, compile_options(layer));
@@ -101,8 +105,11 @@ TEST_P(Sweep, ThreadsChangeNoBit) {
     return check_result(data);
   };
   // One layer at a time: the pool's threads are the ones that should meet.
-  for_each_layer(GetParam(), scaled(100), check, /*threads=*/1);
+  for_each_layer(theme, scaled(count), check, /*threads=*/1, extras);
 }
+
+TEST_P(Sweep, ThreadsChangeNoBit) { sweep_threads(GetParam(), 100, {}); }
+TEST_P(Sweep, ThreadsChangeNoBitOfTypesAndSteps) { sweep_threads(GetParam(), 100, kAllExtras); }
 
 INSTANTIATE_TEST_SUITE_P(Themes, Sweep, ::testing::ValuesIn(all_themes()),
                          [](const auto& theme) { return to_string(theme.param); });
@@ -112,7 +119,8 @@ INSTANTIATE_TEST_SUITE_P(Themes, Sweep, ::testing::ValuesIn(all_themes()),
 /// Counts of checked layers per cell.
 class Quotas {
  public:
-  explicit Quotas(const Target& target) : target_(target) {
+  explicit Quotas(const Target& target, const Extras& extras = {})
+      : target_(target), extras_(extras) {
     for (const Cell& cell : all_cells()) counts_[cell] = 0;
   }
 
@@ -122,7 +130,7 @@ class Quotas {
     for_each_index(count * static_cast<int>(cells.size()), [&](int index) -> std::string {
       const Cell& cell = cells[static_cast<std::size_t>(index) % cells.size()];
       const std::optional<LayerCase> layer =
-          find_in_cell(cell, target_, static_cast<std::uint32_t>(index));
+          find_in_cell(cell, target_, static_cast<std::uint32_t>(index), extras_);
       if (!layer) return "";
       const std::string failure = check(*layer);
       const std::lock_guard lock(mutex_);
@@ -148,73 +156,34 @@ class Quotas {
 
  private:
   Target target_;
+  Extras extras_;
   std::mutex mutex_;
   std::map<Cell, int> counts_;
   int refused_ = 0;
 };
 
-/// Runs the layer as machine code and interpreted: the same bits, and right.
-std::string check_backends(Runtime& runtime, const LayerCase& layer) {
-  const Result<Kernel> kernel =
-      runtime.compile(layer.problem, {.backend = Backend::xbyak, .plan = layer.plan});
-  if (!kernel.ok()) return failure_of(kernel.error());
-  LayerData data = make_data(layer);
-  const Status status = run_layer(*kernel, data, {.threads = 1});
-  if (!status.ok()) return "run: " + status.error().message;
-  if (std::string failure = check_result(data); !failure.empty()) return failure;
-  const std::vector<float> machine = data.dst;
-  const Result<program::Program> program = inspect::program_of(*kernel);
-  if (!program.ok()) return program.error().message;
-  if (std::string failure = interpret_layer(*program, inspect::plan_of(*kernel), data);
-      !failure.empty()) {
-    return failure;
-  }
-  return same_bits(machine, data.dst) ? "" : "interpreter and machine code differ";
-}
-
-/// Lowers for `target`, proves, interprets: right.
-std::string check_interpreted(const Target& target, const LayerCase& layer) {
-  const Result<Plan> plan = parse_plan(layer.plan);
-  if (!plan.ok()) return plan.error().message;
-  const Result<program::Program> program = make_program(layer.problem, target, *plan);
-  if (!program.ok()) return failure_of(program.error());
-  const Result<program::VerifyStats> proof = program::verify(*program);
-  if (!proof.ok()) return "verifier: " + proof.error().message;
-  LayerData data = make_data(layer);
-  if (std::string failure = interpret_layer(*program, *plan, data); !failure.empty()) {
-    return failure;
-  }
-  return check_result(data);
-}
-
-/// The layer with its plan, or with the best one; plans for other targets are left to other tests.
-void replay(LayerCase layer, const Target& target,
-            const std::function<std::string(const LayerCase&)>& check) {
-  if (layer.plan.empty()) layer.plan = candidate_plans(layer.problem, target).at(0).to_text();
-  if (parse_plan(layer.plan).value().lanes != target.lanes) GTEST_SKIP() << "not for this target";
-  EXPECT_EQ(check(layer), "") << describe_failure(layer, "");
-}
-
 TEST(Bodies, MachineCodeEqualsInterpreter) {
   if (!has_machine_code()) GTEST_SKIP() << "no AVX-512 here: there is no machine code to compare";
-  Runtime runtime({.cache_bytes = kCacheBytes});
-  if (const std::optional<LayerCase> layer = replayed_layer()) {
-    return replay(*layer, host_target(),
-                  [&](const LayerCase& planned) { return check_backends(runtime, planned); });
-  }
+  const Machine machine(host_target());
+  if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
   Quotas quotas(host_target());
-  quotas.fill(scaled(20), [&](const LayerCase& layer) { return check_backends(runtime, layer); });
+  quotas.fill(scaled(20), [&](const LayerCase& layer) { return machine.check(layer); });
   quotas.expect(is_scaled_down() ? 0 : 10, is_scaled_down() ? 1 : 2'000);
 }
 
+TEST(Bodies, OfTypesAndSteps) {
+  const Machine machine(host_target());
+  if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
+  Quotas quotas(machine.target(), kAllExtras);
+  quotas.fill(scaled(6), [&](const LayerCase& layer) { return machine.check(layer); });
+  quotas.expect(is_scaled_down() ? 0 : 1, is_scaled_down() ? 1 : 500);
+}
+
 TEST(Bodies, Avx2ShapesInterpreted) {
-  const Target target = generic_target(Isa::avx2);
-  if (const std::optional<LayerCase> layer = replayed_layer()) {
-    return replay(*layer, target,
-                  [&](const LayerCase& planned) { return check_interpreted(target, planned); });
-  }
-  Quotas quotas(target);
-  quotas.fill(scaled(12), [&](const LayerCase& layer) { return check_interpreted(target, layer); });
+  const Machine machine(generic_target(Isa::avx2));
+  if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
+  Quotas quotas(machine.target());
+  quotas.fill(scaled(12), [&](const LayerCase& layer) { return machine.check(layer); });
   quotas.expect(is_scaled_down() ? 0 : 5, is_scaled_down() ? 1 : 1'000);
 }
 

@@ -93,6 +93,8 @@ struct LayerData {
   std::vector<float> input_parameters;  ///< same
   std::vector<float> residual;          ///< empty without `add`
   std::vector<float> dst;
+  /// The residual is y itself, of the same pitch: y begins as what `residual` holds.
+  bool in_place = false;
 
   // Elements of the types that are not float32, made by arguments().
   std::vector<std::byte> src_bytes, residual_bytes, dst_bytes;
@@ -117,6 +119,7 @@ struct LayerData {
 
   void clear_dst() {
     dst.assign(static_cast<std::size_t>(dst_span(problem, batch)), unwritten(problem.dst_dtype));
+    if (in_place) dst = residual;
   }
 
   [[nodiscard]] const float* bias_data() const { return data_or_null(bias); }
@@ -142,6 +145,7 @@ struct LayerData {
       residual_bytes = encode(problem.dst_dtype, residual);
       if (!residual.empty()) run.residual = residual_bytes.data();
     }
+    if (in_place) run.residual = run.dst;
     return run;
   }
 

@@ -645,17 +645,34 @@ double activation_cycles(StepKind kind) {
   }
 }
 
-/// Steps before `add` are of sums as they stand, the others of what is stored.
-double epilogue_cycles(const CostFacts& facts, const Plan& plan, const BodyCounts& counts) {
-  const double sums = plan.family == Family::reduction_lanes
-                          ? std::ceil(counts.accumulators / static_cast<double>(plan.lanes))
-                          : counts.accumulators;
-  double cycles = 0, vectors = sums;
-  for (const EpilogueStep& step : facts.problem.epilogue) {
+/// of_step(kind) for each vector that the step is applied to: those before `add` are of sums as
+/// they stand, the others of what is stored.
+template <class OfStep>
+double sum_over_steps(const Problem& problem, const Plan& plan, const BodyCounts& counts,
+                      const OfStep& of_step) {
+  double vectors = counts.accumulators;
+  if (plan.family == Family::reduction_lanes)
+    vectors = std::ceil(vectors / static_cast<double>(plan.lanes));
+  if (plan.family == Family::tap_lanes) vectors *= counts.passes;
+  double sum = 0;
+  for (const EpilogueStep& step : problem.epilogue) {
     if (step.kind == StepKind::add) vectors = counts.outputs;
-    cycles += vectors * activation_cycles(step.kind);
+    sum += vectors * of_step(step.kind);
   }
-  return cycles;
+  return sum;
+}
+
+double epilogue_cycles(const Problem& problem, const Plan& plan, const BodyCounts& counts) {
+  return sum_over_steps(problem, plan, counts, activation_cycles);
+}
+
+/// Of the steps of a tile, and of what is stored as another type than float32.
+double epilogue_instructions(const Problem& problem, const Plan& plan, const BodyCounts& counts) {
+  const bool to_int8 = problem.dst_dtype == DataType::s8 || problem.dst_dtype == DataType::u8;
+  const double a_store = to_int8 ? 8 : problem.dst_dtype == DataType::f32 ? 0 : 3;
+  return a_store * counts.outputs + sum_over_steps(problem, plan, counts, [](StepKind kind) {
+           return 1 + 2 * activation_cycles(kind);
+         });
 }
 
 /// Instructions of a tile around its reduction.
@@ -715,9 +732,11 @@ PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const
                     counts.accumulators + epilogue_registers(facts.problem) + for_masks});
       const double reduction =
           counts.fmas + counts.loads - counts.extra_slots + counts.trip.fmas + counts.trip.loads;
-      cost.code_bytes += kBytesPerInstruction * (unrolled_steps(facts, plan, ic) * reduction +
-                                                 end_instructions(plan, counts)) +
-                         150;
+      cost.code_bytes +=
+          kBytesPerInstruction *
+              (unrolled_steps(facts, plan, ic) * reduction + end_instructions(plan, counts) +
+               epilogue_instructions(facts.problem, plan, counts)) +
+          150;
     }
     for (const TileRun& run : tiling.runs) {
       const BodyCounts& counts = bodies[static_cast<std::size_t>(run.body)];
@@ -727,7 +746,7 @@ PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const
       const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                          counts.end_stalls + counts.stores * planes.store +
-                         epilogue_cycles(facts, plan, counts);
+                         epilogue_cycles(facts.problem, plan, counts);
       const double overhead =
           kLoopCycles * (2 * counts.passes + trips);  // of the loop over tap rows, and over taps
       cost.cycles +=
