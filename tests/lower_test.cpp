@@ -87,6 +87,32 @@ TEST(Lower, BuffersAreTheTensors) {
   }
 }
 
+TEST(Lower, BuffersOfTypesAndStepsAreTheTensors) {
+  for (int index = 0; index < scaled(1'000); ++index) {
+    const LayerCase layer =
+        random_layer(static_cast<Theme>(index % kThemes), sweep_seed(), index, kAllExtras);
+    const Problem& problem = layer.problem;
+    const Target target = generic_target(Isa::avx512);
+    const Plan plan = best_plan(problem, target);
+    SCOPED_TRACE(layer.to_text() + ", " + plan.to_text());
+    const Program program = lower(problem, target, plan).value();
+    const auto expect_span = [&](BufferKind kind, std::int64_t bytes, bool must_exist = true) {
+      const Buffer* const buffer = find_buffer(program, kind);
+      EXPECT_EQ(buffer != nullptr, must_exist);
+      if (buffer == nullptr) return;
+      EXPECT_EQ(span(*buffer, 3) * program::element_bytes(buffer->type), bytes);
+    };
+    expect_span(BufferKind::dst, dst_span(problem, 3) * element_bytes(problem.dst_dtype));
+    expect_span(BufferKind::residual, residual_span(problem, 3) * element_bytes(problem.dst_dtype),
+                problem.has_residual());
+    expect_span(BufferKind::parameters, problem.parameter_rows() * problem.out_channels * 4,
+                problem.parameter_rows() != 0);
+    expect_span(BufferKind::input_parameters, input_parameters_count(problem) * 4,
+                input_parameters_count(problem) != 0);
+    expect_span(BufferKind::weights, 4 * make_packed_layout(problem, plan).elements());
+  }
+}
+
 TEST(Lower, ZeroTailsHaveStagesOfTheirOwn) {
   Problem problem = plain_layer();
   EXPECT_EQ(lower_best(problem).stages.size(), 1u);
@@ -210,7 +236,7 @@ Plan arbitrary_plan(std::mt19937& random) {
 }
 
 // Whatever a user writes for a plan: it is right, or it is refused; never an internal error.
-TEST(Lower, ArbitraryPlansAreRightOrRefused) {
+void check_arbitrary_plans(int count, const Extras& extras, double least_share) {
   if (host_target().isa != Isa::avx512) GTEST_SKIP() << "plans for AVX-512";
   Runtime runtime({.cache_bytes = 256 << 10});
   std::atomic<int> right{0};
@@ -227,9 +253,10 @@ TEST(Lower, ArbitraryPlansAreRightOrRefused) {
     if (!status.ok()) return "run: " + status.error().message;
     return check_result(data);
   };
-  const int count = scaled(20'000);
+  count = scaled(count);
   for_each_index(count, [&](int index) {
-    LayerCase layer = random_layer(static_cast<Theme>(index % kThemes), sweep_seed(), index);
+    LayerCase layer =
+        random_layer(static_cast<Theme>(index % kThemes), sweep_seed(), index, extras);
     std::seed_seq sequence{sweep_seed(), static_cast<std::uint32_t>(index)};
     std::mt19937 random(sequence);
     layer.plan = arbitrary_plan(random).to_text();
@@ -237,7 +264,12 @@ TEST(Lower, ArbitraryPlansAreRightOrRefused) {
     return failure.empty() ? failure : describe_failure(layer, failure);
   });
   std::cout << "seed " << sweep_seed() << ": " << right << " of " << count << " plans fit\n";
-  EXPECT_GE(right.load(), is_scaled_down() ? 0 : count / 50);
+  EXPECT_GE(right.load(), is_scaled_down() ? 0 : count * least_share);
+}
+
+TEST(Lower, ArbitraryPlansAreRightOrRefused) { check_arbitrary_plans(20'000, {}, 0.02); }
+TEST(Lower, ArbitraryPlansOfTypesAndStepsAreRightOrRefused) {
+  check_arbitrary_plans(60'000, kAllExtras, 0.01);
 }
 
 // ---- Code size.

@@ -241,10 +241,11 @@ TEST(Planner, OrdinaryLayersHaveAlternatives) {
   }
 }
 
-TEST(Planner, EveryRandomLayerHasAPlan) {
-  const int count = scaled(3'000);
+void expect_plans(int count, const Extras& extras) {
+  count = scaled(count);
   for (int index = 0; index < count && !::testing::Test::HasFailure(); ++index) {
-    const LayerCase layer = random_layer(static_cast<Theme>(index % kThemes), sweep_seed(), index);
+    const LayerCase layer =
+        random_layer(static_cast<Theme>(index % kThemes), sweep_seed(), index, extras);
     const Target target = generic_target(index % 3 == 0 ? Isa::avx2 : Isa::avx512);
     SCOPED_TRACE(layer.to_text());
     const Result<PlanChoice> choice = choose_plan(layer.problem, target, {});
@@ -253,6 +254,9 @@ TEST(Planner, EveryRandomLayerHasAPlan) {
   }
   std::cout << "seed " << sweep_seed() << ": " << count << " layers\n";
 }
+
+TEST(Planner, EveryRandomLayerHasAPlan) { expect_plans(3'000, {}); }
+TEST(Planner, EveryRandomLayerOfTypesAndStepsHasAPlan) { expect_plans(2'000, kAllExtras); }
 
 TEST(Planner, ChoosesTheSameEachTime) {
   const Target target = generic_target(Isa::avx512);

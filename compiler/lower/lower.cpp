@@ -85,11 +85,23 @@ std::uint64_t lane_bits(std::int64_t begin, std::int64_t end, int lanes) {
 
 namespace {
 
+/// Outputs of a tile, where there are that many: far beyond what registers hold, and few enough for
+/// lowering to find that out soon.
+constexpr std::int64_t kMaxTileOutputs = std::int64_t{1} << 18;
+
+std::int64_t tile_outputs(const Problem& problem, const Plan& plan) {
+  if (plan.phases == Phases::row) return 1;
+  const std::int64_t phases = plan.phases == Phases::all ? spatial_axes(problem)[2].stride : 1;
+  return phases * tile_width(plan) * plan.tile_rows * plan.images;
+}
+
 /// Why the plan does not fit the problem; empty if it does. How many registers and how much code it
 /// takes shows later.
 std::string find_misfit(const Problem& problem, const Plan& plan) {
   const bool channels_first = problem.layout == Layout::nchw;
   const int per_vector = groups_a_vector(problem, plan.lanes);
+  if (tile_outputs(problem, plan) > kMaxTileOutputs)
+    return "a tile of more than " + std::to_string(kMaxTileOutputs) + " outputs";
   if (plan.phases == Phases::row && plan.family == Family::space_lanes)
     return "phases=row is not for space_lanes";
   if (plan.panel && (plan.phases == Phases::row || plan.tile_rows > 1))

@@ -325,7 +325,9 @@ void SpaceLanes::emit_tap(const TileBody& body, std::size_t row, std::size_t pha
 int SpaceLanes::spare_registers() const {
   const program::Program& program = builder_.program();
   const int for_masks = program.mask_registers == 0 ? 3 : 0;
-  return program.vector_registers - static_cast<int>(acc_.size()) - for_masks -
+  // A residual, and the steps from `add` on.
+  const int for_steps = problem_.has_residual() ? 1 + epilogue_registers(problem_) : 0;
+  return program.vector_registers - static_cast<int>(acc_.size()) - for_masks - for_steps -
          interleave_registers(static_cast<std::int64_t>(phases_));
 }
 
