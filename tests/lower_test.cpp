@@ -169,6 +169,30 @@ TEST(Lower, AllCandidatesOfOrdinaryLayersFit) {
   }
 }
 
+/// Where int8 has its instruction: what stands for it takes more registers than are estimated.
+TEST(Lower, AllCandidatesOfStepsFit) {
+  for (const Isa isa : {Isa::avx2, Isa::avx512}) {
+    Target target = generic_target(isa);
+    target.dot_bf16 = target.dot_u8s8 = isa == Isa::avx512;
+    for (const char* const text :
+         {"f32 nchw xp0 yp0 post=bn,gelu", "f32 nchw xp0 yp0 post=bn,add,relu",
+          "f32 nhwc xp0 yp0 post=add:0.5:1,gelu", "f16 nchw xp0 yp0 post=add,snake",
+          "bf16 nhwc xp0 yp0 act=snake post=prelu,add,elu", "u8 nchw xp0 yp0 post=add,tanh",
+          "u8 nhwc xp0 yp0 dst=u8 post=add:0.5:3,silu xz=128 ys=0.05"}) {
+      for (const char* const layer :
+           {"r2 ic20 oc3 g1 i9x33 k4x4 s2x2 d1x1 b1x1 o18x66 z0x0 bias1 ",
+            "r2 ic18 oc40 g1 i5x9 k5x5 s3x3 d1x1 b2x2 o13x25 z0x0 bias1 ",
+            "r2 ic24 oc24 g24 i9x14 k3x3 s2x2 d1x1 b1x1 o18x28 z0x0 bias1 ",
+            "r1 ic6 oc2 g1 i60 k16 s5 d1 b4 o300 z0 bias1 "}) {
+        const Problem problem = parse_problem(std::string(layer) + text).value();
+        if (problem.is_int8() && !target.dot_u8s8) continue;
+        SCOPED_TRACE(problem.to_text() + " on " + to_string(isa));
+        expect_all_candidates_lower(problem, target);
+      }
+    }
+  }
+}
+
 // ---- Plans that do not fit.
 
 TEST(Lower, RefusesPlansOfOtherLanes) {

@@ -727,8 +727,10 @@ PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const
       const BodyCounts& counts = bodies.back();
       // Without mask registers, masks and the temporaries of merging take vector registers.
       const int for_masks = target.mask_registers == 0 ? 3 : 0;
+      // Without dot products, the halves of words that legalise() multiplies.
+      const int for_parts = plan.products == Products::int8 && !target.dot_u8s8 ? 6 : 0;
       cost.vector_registers =
-          std::max({cost.vector_registers, counts.registers + for_masks,
+          std::max({cost.vector_registers, counts.registers + for_masks + for_parts,
                     counts.accumulators + epilogue_registers(facts.problem) + for_masks});
       const double reduction =
           counts.fmas + counts.loads - counts.extra_slots + counts.trip.fmas + counts.trip.loads;
