@@ -121,19 +121,24 @@ std::string interpret_layer(const program::Program& program, const Plan& plan, L
   std::vector<float> workspace = scratch(program::BufferKind::workspace);
   std::vector<float> staged_src = scratch(program::BufferKind::staged_src);
   std::vector<float> staged_dst = scratch(program::BufferKind::staged_dst);
-  const Args args{.src = data.src.data(),
+  const RunArguments run = data.arguments({});
+  const Args args{.src = run.src,
                   .weights = packed.data(),
-                  .bias = data.bias_data(),
-                  .dst = data.dst.data(),
+                  .bias = run.bias,
+                  .dst = run.dst,
                   .workspace = workspace.data(),
                   .batch = data.batch,
                   .staged_src = staged_src.data(),
-                  .staged_dst = staged_dst.data()};
+                  .staged_dst = staged_dst.data(),
+                  .residual = run.residual,
+                  .parameters = run.parameters,
+                  .input_parameters = run.input_parameters};
   for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
     const std::int64_t items = program::item_count(program.stages[stage], data.batch);
     const Status status = program::interpret(program, static_cast<int>(stage), args, 0, items);
     if (!status.ok()) return "interpreter: " + status.error().message;
   }
+  data.take_dst();
   return "";
 }
 
@@ -173,7 +178,8 @@ void for_each_index(int count, const std::function<std::string(int)>& check, int
 }
 
 void for_each_layer(Theme theme, int count,
-                    const std::function<std::string(const LayerCase&)>& check, int threads) {
+                    const std::function<std::string(const LayerCase&)>& check, int threads,
+                    const Extras& extras) {
   const auto checked = [&](const LayerCase& layer) {
     const std::string failure = check(layer);
     return failure.empty() ? failure : describe_failure(layer, failure);
@@ -184,7 +190,8 @@ void for_each_layer(Theme theme, int count,
     return;
   }
   for_each_index(
-      count, [&](int index) { return checked(random_layer(theme, sweep_seed(), index)); }, threads);
+      count, [&](int index) { return checked(random_layer(theme, sweep_seed(), index, extras)); },
+      threads);
 }
 
 std::string describe_failure(const LayerCase& layer, const std::string& what) {

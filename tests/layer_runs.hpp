@@ -52,7 +52,8 @@ void for_each_index(int count, const std::function<std::string(int)>& check, int
 /// check(layer) for each of `count` layers of a theme, or for the one to be replayed; failures show
 /// the line that replays them.
 void for_each_layer(Theme theme, int count,
-                    const std::function<std::string(const LayerCase&)>& check, int threads = 0);
+                    const std::function<std::string(const LayerCase&)>& check, int threads = 0,
+                    const Extras& extras = {});
 
 /// `what`, and the line that replays the layer.
 std::string describe_failure(const LayerCase& layer, const std::string& what);

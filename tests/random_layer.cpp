@@ -46,6 +46,9 @@ class Draw {
     random_.seed(sequence);
   }
 
+  /// Draws what `extras` ask for into a layer without any.
+  void add(const Extras& extras, Problem& problem);
+
   LayerCase layer() {
     for (;;) {
       LayerCase drawn;
@@ -72,6 +75,11 @@ class Draw {
   AxisLimits limits(int axis, int rank);
   Axis axis(const AxisLimits& limits);
   void draw_output(Axis& axis);
+  void draw_types(const Extras& extras, Problem& problem);
+  EpilogueStep step(StepKind kind);
+  float constant(int hundredths) {
+    return static_cast<float>(between(-hundredths, hundredths)) / 100;
+  }
 
   Theme theme_;
   std::mt19937 random_;
@@ -204,6 +212,53 @@ void Draw::draw_output(Axis& axis) {
   if (one_in(200)) axis.zero_tail = axis.output;
 }
 
+void Draw::draw_types(const Extras& extras, Problem& problem) {
+  if (extras.int8 && (!extras.float_types || one_in(2))) {
+    problem.dtype = one_in(2) ? DataType::u8 : DataType::s8;
+    problem.dst_dtype = one_in(3) ? DataType::f32 : one_in(2) ? DataType::u8 : DataType::s8;
+    const auto zero_point = [&](DataType type) {
+      const int least = type == DataType::s8 ? -128 : 0;
+      return one_in(4) ? 0 : between(least, least + 255);
+    };
+    problem.src_zero_point = zero_point(problem.dtype);
+    if (problem.dst_dtype == DataType::f32) return;
+    problem.dst_zero_point = zero_point(problem.dst_dtype);
+    problem.dst_scale = one_in(3) ? 1.0f : one_in(2) ? 0.03f : 0.5f;
+  } else if (extras.float_types) {
+    const int kind = between(1, 4);
+    if (kind == 1) problem.math_mode = MathMode::bf16;
+    if (kind == 2) problem.dtype = DataType::f16;
+    if (kind >= 3) problem.dtype = DataType::bf16;
+    problem.dst_dtype = one_in(3) ? DataType::f32 : problem.dtype;
+  }
+}
+
+EpilogueStep Draw::step(StepKind kind) {
+  EpilogueStep step{kind};
+  if (step_constants(kind) >= 1) step.alpha = constant(150);
+  if (step_constants(kind) >= 2) step.beta = constant(150);
+  if (kind == StepKind::clip && step.alpha > step.beta) std::swap(step.alpha, step.beta);
+  return step;
+}
+
+void Draw::add(const Extras& extras, Problem& problem) {
+  draw_types(extras, problem);
+  if (extras.steps) {
+    const int count = between(0, 3);
+    for (int i = 0; i < count; ++i) {
+      const auto kind = static_cast<StepKind>(between(0, kStepKinds - 1));
+      if (kind == StepKind::add && problem.has_residual()) continue;
+      problem.epilogue.push_back(step(kind));
+    }
+    if (problem.has_residual() && one_in(3)) {
+      problem.residual_channel_pitch = problem.out_channels + between(0, 3);
+    }
+  }
+  if (extras.input_activation && !problem.is_int8() && one_in(3)) {
+    problem.input_activation = step(one_in(2) ? StepKind::leaky_relu : StepKind::snake);
+  }
+}
+
 std::string_view trim(std::string_view text) {
   while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
   while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
@@ -264,8 +319,11 @@ const char* to_string(Theme theme) {
   return kNames[static_cast<std::size_t>(theme)];
 }
 
-LayerCase random_layer(Theme theme, std::uint32_t seed, int index) {
-  return Draw(theme, seed, index).layer();
+LayerCase random_layer(Theme theme, std::uint32_t seed, int index, const Extras& extras) {
+  Draw draw(theme, seed, index);
+  LayerCase layer = draw.layer();
+  draw.add(extras, layer.problem);
+  return layer;
 }
 
 bool is_small(const LayerCase& layer) {

@@ -49,9 +49,18 @@ enum class Theme : std::uint8_t {
 inline constexpr int kThemes = 11;
 const char* to_string(Theme theme);
 
-/// The layer that (theme, seed, index) stands for. Always valid, and small enough that the
-/// reference takes about a millisecond.
-LayerCase random_layer(Theme theme, std::uint32_t seed, int index);
+/// What a random layer has besides its geometry. Without any it is of float32, without steps.
+struct Extras {
+  bool float_types = false;  ///< f16, bf16, math mode bf16
+  bool int8 = false;         ///< s8 and u8, with zero points
+  bool steps = false;        ///< up to 3 steps of an epilogue
+  bool input_activation = false;
+};
+inline constexpr Extras kAllExtras{true, true, true, true};
+
+/// The layer that (theme, seed, index) stands for, its geometry the same with all `extras`. Always
+/// valid, and small enough that the reference takes about a millisecond.
+LayerCase random_layer(Theme theme, std::uint32_t seed, int index, const Extras& extras = {});
 
 /// Whether it is as small as that.
 bool is_small(const LayerCase& layer);

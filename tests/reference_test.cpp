@@ -9,12 +9,14 @@
 #include <functional>
 #include <limits>
 #include <random>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "compiler/problem/element.hpp"
 #include "compiler/problem/reference_steps.hpp"
 #include "tests/arbitrary_problem.hpp"
+#include "tests/random_layer.hpp"
 #include "tests/test_support.hpp"
 
 namespace convt {
@@ -504,6 +506,22 @@ TEST(Steps, TheCheckAcceptsTheReferenceOfEveryTypeAndStep) {
       EXPECT_TRUE(matches_reference(answered(problem)));
     }
   }
+}
+
+TEST(Steps, RandomLayersHaveAllOfThem) {
+  std::set<DataType> types;
+  std::set<StepKind> kinds;
+  for (int index = 0; index < 200; ++index) {
+    const test::LayerCase layer =
+        test::random_layer(test::Theme::plane, 1, index, test::kAllExtras);
+    ASSERT_TRUE(succeeded(validate(layer.problem)));
+    EXPECT_EQ(*test::parse_layer_case(layer.to_text()), layer);
+    types.insert(layer.problem.dtype);
+    for (const EpilogueStep& step : layer.problem.epilogue) kinds.insert(step.kind);
+    EXPECT_TRUE(matches_reference(answered(layer.problem)));
+  }
+  EXPECT_EQ(types.size(), 5u);
+  EXPECT_EQ(kinds.size(), static_cast<std::size_t>(kStepKinds));
 }
 
 TEST(Steps, TheCheckRefusesNeighbours) {

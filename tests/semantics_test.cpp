@@ -431,5 +431,90 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{"W32", 1, make_problem(1, 1, {keras_same(5, {3, 1, 2})}), {5}, {2}}),
     [](const auto& shape) { return std::string(shape.param.name); });
 
+// ---- steps --------------------------------------------------------------------------------------
+
+/// v through one step, by the reference: a layer of one product v * 1.
+double after(const EpilogueStep& step, float v, std::vector<float> rows = {}, float residual = 0) {
+  Problem problem;
+  problem.epilogue = {step};
+  EXPECT_TRUE(validate(problem).ok()) << validate(problem).error().message;
+  const float one = 1;
+  double y = 0;
+  reference_conv_transpose(
+      problem, 1, {.src = &v, .weights = &one, .parameters = rows.data(), .residual = &residual},
+      &y, nullptr);
+  return y;
+}
+
+TEST(Steps, ByHand) {
+  constexpr double kNear = 1e-6;
+  EXPECT_EQ(after({StepKind::scale_shift}, 3, {2, 0.5f}), 6.5);
+  EXPECT_EQ(after({StepKind::add, 1}, 3, {}, 10), 13);
+  EXPECT_EQ(after({StepKind::add, 0.5f, 4}, 3, {}, 10), 6);  // 3 + 0.5 * (10 - 4)
+  EXPECT_EQ(after({StepKind::relu}, 3), 3);
+  EXPECT_EQ(after({StepKind::relu}, -3), 0);
+  EXPECT_EQ(after({StepKind::leaky_relu, 0.25f}, -4), -1);
+  EXPECT_EQ(after({StepKind::leaky_relu, 0.25f}, 4), 4);
+  EXPECT_EQ(after({StepKind::prelu}, -4, {0.5f}), -2);
+  EXPECT_NEAR(after({StepKind::elu, 2}, -1), 2 * (1 / 2.718281828 - 1), kNear);
+  EXPECT_EQ(after({StepKind::elu, 2}, 1), 1);
+  EXPECT_EQ(after({StepKind::clip, -1, 6}, 9), 6);
+  EXPECT_EQ(after({StepKind::clip, -1, 6}, -9), -1);
+  EXPECT_EQ(after({StepKind::sigmoid}, 0), 0.5);
+  EXPECT_NEAR(after({StepKind::sigmoid}, 1), 0.7310585786, kNear);
+  EXPECT_NEAR(after({StepKind::tanh}, 0.5f), 0.4621171573, kNear);
+  EXPECT_NEAR(after({StepKind::gelu_erf}, 1), 0.8413447461, kNear);
+  EXPECT_NEAR(after({StepKind::gelu_tanh}, 1), 0.8411919906, kNear);
+  EXPECT_NEAR(after({StepKind::silu}, 1), 0.7310585786, kNear);
+  EXPECT_EQ(after({StepKind::hardswish}, 1.5f), 1.125);  // 1.5 * 4.5 / 6
+  EXPECT_EQ(after({StepKind::hardswish}, 4), 4);
+  EXPECT_EQ(after({StepKind::hardswish}, -4), 0);
+  EXPECT_EQ(after({StepKind::hardsigmoid, 0.25f, 0.5f}, 1), 0.75);
+  EXPECT_EQ(after({StepKind::hardsigmoid, 0.25f, 0.5f}, 9), 1);
+  EXPECT_NEAR(after({StepKind::softplus}, 0), 0.6931471806, kNear);
+  EXPECT_NEAR(after({StepKind::snake}, 0.5f, {2}), 0.5 + 0.7080734183 / 2, kNear);  // sin(1)^2
+}
+
+TEST(Steps, GoInOrderAfterTheBias) {
+  // Example 9 of docs/semantics.md.
+  Problem problem = line(torch(3, {3, 2}));
+  problem.bias = true;
+  problem.epilogue = {{StepKind::scale_shift}, {StepKind::add, 1}, {StepKind::clip, 0, 100}};
+  problem.axes[0].zero_tail = 1;
+  const std::vector<float> bias = {1}, rows = {2, -10}, residual = {5, 6, 7, 8, 9, 10, 11};
+  Values y(7);
+  reference_conv_transpose(problem, 1,
+                           {.src = kX.data(),
+                            .weights = kW.data(),
+                            .bias = bias.data(),
+                            .parameters = rows.data(),
+                            .residual = residual.data()},
+                           y.data(), nullptr);
+  // Sums 1 10 102 20 203 30, then 2 * (sum + 1) - 10 + residual, clipped; the tail: -10 + 11.
+  EXPECT_EQ(y, (Values{0, 18, 100, 40, 100, 62, 1}));
+}
+
+TEST(Int8, ZeroPointsAndBorders) {
+  // Example 10 of docs/semantics.md: a tap that is missing adds 0, not the zero point.
+  Problem problem = line(torch(2, {3, 1}, 1));
+  problem.dtype = DataType::u8;
+  problem.dst_dtype = DataType::s8;
+  problem.src_zero_point = 128;
+  problem.dst_zero_point = -5;
+  problem.dst_scale = 0.5f;
+  problem.bias = true;
+  const std::uint8_t x[] = {130, 125};  // 2 and -3
+  const std::int8_t w[] = {10, 20, 30};
+  const float scale = 0.25f, bias = 1;
+  const LayerTensors tensors{.src = x, .weights = w, .bias = &bias, .parameters = &scale};
+  Values y(2);
+  reference_conv_transpose(problem, 1, tensors, y.data(), nullptr);
+  // Sums 2*20 - 3*10 = 10 and 2*30 - 3*20 = 0; times 0.25 plus 1: 3.5 and 1; over 0.5 less 5.
+  EXPECT_EQ(y, (Values{2, -3}));
+  const std::int8_t right[] = {2, -3}, wrong[] = {2, -4};
+  EXPECT_TRUE(check_against_reference(problem, 1, tensors, right).ok);
+  EXPECT_FALSE(check_against_reference(problem, 1, tensors, wrong).ok);
+}
+
 }  // namespace
 }  // namespace convt
