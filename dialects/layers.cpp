@@ -20,6 +20,9 @@ namespace {
 
 using Json = nlohmann::json;
 
+/// Keys that say which module, and what it is called with.
+constexpr const char* kCommon[] = {"dialect", "class", "rank", "input_shape", "dtype"};
+
 /// Keys of a layers file that mean the same in every dialect.
 constexpr const char* kKept[] = {
     "name",
@@ -29,22 +32,16 @@ constexpr const char* kKept[] = {
     "layout",
     "dst_dtype",
     "math_mode",
-    "dst_scale",
-    "src_zero_point",
-    "dst_zero_point",
-    "out",
     "input_activation",
+    "src_zero_point",
+    "dst_scale",
+    "dst_zero_point",
+    "src_channel_pitch",
+    "out",
     "macs",
     "verified",
-    "src_channel_pitch",
-    "dtype",
-    "src_zero_point",
     "dst_channel_pitch",
-    "dialect",
-    "class",
     "residual_channel_pitch",
-    "rank",
-    "input_shape",
 };
 
 std::string shown(const Json& value) {
@@ -68,6 +65,7 @@ class Fields {
  public:
   Fields(const Json& object, std::string dialect, ErrorClass wrong_type)
       : object_(object), dialect_(std::move(dialect)), wrong_type_(wrong_type) {
+    used_.insert(std::begin(kCommon), std::end(kCommon));
     used_.insert(std::begin(kKept), std::end(kKept));
   }
 
@@ -262,7 +260,6 @@ onnx::ConvTranspose read_onnx(Fields* fields) {
 
 /// What all dialects' layers have in common.
 struct Described {
-  std::string dialect;
   int rank = 0;
   Shape input_shape;
   CallArguments arguments;
@@ -424,7 +421,7 @@ Result<std::string> canonical_layer(std::string_view json_text) {
             shown(object.value("dialect", Json()))};
   }
   Fields fields(object, dialect->name, dialect->wrong_type);
-  Described described{.dialect = dialect->name};
+  Described described;
   fields.need("input_shape", &described.input_shape);
   read_dtype(&fields, &described.arguments);
   read_rank(&fields, *dialect, &described);
@@ -440,10 +437,7 @@ Result<std::string> canonical_layer(std::string_view json_text) {
   Json canonical = Json::parse(layer_to_json(layer));
   const Json activation = canonical["post"];
   for (const char* key : kKept) {
-    const std::string name = key;
-    const bool own = name == "dialect" || name == "class" || name == "rank" ||
-                     name == "input_shape" || !object.contains(name);
-    if (!own) canonical[name] = object[name];
+    if (object.contains(key)) canonical[key] = object[key];
   }
   if (canonical["post"].is_array() && object.contains("post")) {
     canonical["post"].insert(canonical["post"].begin(), activation.begin(), activation.end());

@@ -88,8 +88,7 @@ double bound_of(const Values& values) {
 }
 
 TEST(Generator, SameNumbersFromTheSameSeed) {
-  // std::mt19937_64 is the same everywhere: its first number from seed 5489 is in the standard's
-  // tables of many libraries.
+  // The first number of std::mt19937_64 with its default seed, the same everywhere.
   Generator random(5489);
   EXPECT_DOUBLE_EQ(random.uniform(),
                    (static_cast<double>(14514284786278117030u >> 12) + 0.5) / 0x1p52);
