@@ -12,16 +12,17 @@ set(layers
   "compiler/lower:compiler/target|compiler/problem|compiler/packing|compiler/plan|compiler/program"
   "compiler/backend/xbyak:compiler/target|compiler/program|compiler/backend"
   "runtime:compiler"
-  "tools:compiler|runtime"
-  "bench:compiler|runtime|tools"
-  "tests:compiler|runtime|tools"
+  "dialects:compiler/problem"
+  "tools:compiler|runtime|dialects"
+  "bench:compiler|runtime|dialects|tools"
+  "tests:compiler|runtime|dialects|tools"
   "examples:")
 
 # header : the folders that may include it
 set(third_party
   "xbyak/:compiler/backend/xbyak"
   "pthreadpool.h:runtime"
-  "nlohmann/:compiler/problem/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
+  "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
   "Zydis/:tools|tests"
   "CLI/:tools|bench"
   "fmt/:tools|bench"

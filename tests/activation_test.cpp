@@ -184,7 +184,8 @@ Result<Program> make_program(const EpilogueStep& step, const Shape& shape) {
     emit(Affine(std::int64_t{vectors / shape.values} * shape.values * shape.lanes),
          vectors % shape.values);
   builder.end_stage();
-  Result<Program> program = allocate_registers(legalise(builder.finish()));
+  Result<Program> program = allocate_registers(
+      legalise(builder.finish(), generic_target(shape.lanes == 16 ? Isa::avx512 : Isa::avx2)));
   if (!program.ok()) return program;
   const auto verified = verify(*program);
   if (!verified.ok()) return verified.error();

@@ -87,6 +87,9 @@ void print_machine(Machine& machine) {
   if (machine.threads() > 1) {
     fmt::print("           {:.1f} GFLOP/s all threads together\n", peak.gflops_all);
   }
+  fmt::print(
+      "           dot products do {:.2f} times its multiply-adds with bf16, {:.2f} with int8\n",
+      peak.dot_bf16, peak.dot_u8s8);
   TextTable table({{"bandwidth, GB/s", TextTable::Align::left},
                    {"read"},
                    {"2 read : 1 write"},

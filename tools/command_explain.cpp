@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "runtime/inspect.hpp"
 #include "tools/commands.hpp"
 #include "tools/machine.hpp"
 #include "tools/roofline.hpp"
@@ -35,9 +36,34 @@ void print_times(const Layer& layer, const KernelInfo& info, Machine* machine) {
   const Roof roof = roof_of(work, *machine);
   fmt::print("roofline   {}, {}-bound: {:.4g} M macs at {:.0f} GFLOP/s, {} at {:.0f} GB/s\n",
              time_text(1000 * roof.ms()), roof.bound(), work.macs * 1e-6,
-             machine->peak().gflops_all * work.speed,
-             bytes_text(static_cast<std::size_t>(work.live_bytes())),
+             peak_gflops(work, *machine), bytes_text(static_cast<std::size_t>(work.live_bytes())),
              work.live_bytes() / roof.memory_ms * 1e-6);
+}
+
+/// What is multiplied, and where it comes from.
+std::string types_text(const Problem& problem, const Plan& plan) {
+  std::string text = fmt::format("x {}, weights {}, ", to_string(problem.dtype),
+                                 to_string(weights_dtype(problem.dtype)));
+  switch (plan.products) {
+    case Products::f32:
+      text += "multiplied as f32, sums f32";
+      break;
+    case Products::bf16:
+      text += "multiplied as pairs of bf16 (dot products), sums f32";
+      break;
+    case Products::int8:
+      text += "multiplied as quads of u8 and s8 (dot products), sums int32";
+      break;
+  }
+  text += fmt::format("; y {}", to_string(problem.dst_dtype));
+  if (plan.convert) {
+    text += "; x is copied first, as what is multiplied";
+  } else if (plan.staging.used) {
+    text += "; x and y are copied to another order";
+  } else if (plan.products == Products::f32 && problem.dtype != DataType::f32) {
+    text += plan.panel ? "; converted into panels" : "; converted as it is loaded";
+  }
+  return text;
 }
 
 void print_sizes(const KernelInfo& info) {
@@ -82,6 +108,7 @@ Status explain_layer(const Layer& layer, const CommonOptions& options, Machine* 
   fmt::print("plan       {}\n", info.plan);
   fmt::print("because    {}\n", info.reason);
   if (!info.note.empty()) fmt::print("note       {}\n", info.note);
+  fmt::print("types      {}\n", types_text(layer.problem, inspect::plan_of(*kernel)));
   fmt::print("kernel     {}\n           {} for {}\n", info.symbol, info.backend, info.target);
   print_times(layer, info, machine);
   print_sizes(info);

@@ -51,10 +51,11 @@ double best_time(int repeats, const std::function<void()>& call) {
   return best;
 }
 
-double measure_fma_gflops(const MachineKernels& kernels) {
+/// Of a loop of instructions that do one multiply-add a lane.
+double measure_gflops(const MachineKernels& kernels, FmaLoop loop, int repeats = 1'000) {
   constexpr std::int64_t kRounds = 10'000;  // some 25 us
   const double flops = 2.0 * kernels.lanes * kernels.fma_chains * kRounds;
-  return flops / best_time(1'000, [&] { kernels.fma(kRounds); }) * 1e-9;
+  return flops / best_time(repeats, [&] { loop(kRounds); }) * 1e-9;
 }
 
 double measure_ghz() {
@@ -68,15 +69,20 @@ FmaPeak measure_peak(const MachineKernels& kernels, int threads) {
   peak.lanes = kernels.lanes;
   kernels.fma(1'000'000);  // wide vectors take a moment to get their full clock
   peak.ghz = measure_ghz();
-  peak.gflops_one = measure_fma_gflops(kernels);
+  peak.gflops_one = measure_gflops(kernels, kernels.fma);
   peak.ghz = std::max(peak.ghz, measure_ghz());
+  constexpr int kRepeats = 300;
+  if (kernels.dot_bf16 != nullptr)
+    peak.dot_bf16 = 2 * measure_gflops(kernels, kernels.dot_bf16, kRepeats) / peak.gflops_one;
+  if (kernels.dot_u8s8 != nullptr)
+    peak.dot_u8s8 = 4 * measure_gflops(kernels, kernels.dot_u8s8, kRepeats) / peak.gflops_one;
   if (threads == 1) {
     peak.gflops_all = peak.gflops_one;
     return peak;
   }
   std::vector<double> each(static_cast<std::size_t>(threads));
   run_together(threads, [&](int thread) {
-    each[static_cast<std::size_t>(thread)] = measure_fma_gflops(kernels);
+    each[static_cast<std::size_t>(thread)] = measure_gflops(kernels, kernels.fma);
   });
   for (const double gflops : each) peak.gflops_all += gflops;
   return peak;

@@ -19,6 +19,10 @@ struct FmaPeak {
   double gflops_all = 0;  ///< all threads at once
   double ghz = 0;         ///< clock in the same moments (one thread)
   int lanes = 0;
+  /// Multiply-adds of dot products, times those of FMA: what products of bfloat16 and of int8 may
+  /// reach. 1 and 2 where there are no such instructions.
+  double dot_bf16 = 1;
+  double dot_u8s8 = 2;
 
   /// FMA instructions a cycle that the peak amounts to: close to 1 or 2, or the clock moved.
   [[nodiscard]] double per_cycle() const { return gflops_one / (ghz * 2 * lanes); }

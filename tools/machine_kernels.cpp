@@ -13,30 +13,36 @@ namespace {
 #define CONVT_CHAINS_24 "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23"
 #define CONVT_CHAINS_12 "0,1,2,3,4,5,6,7,8,9,10,11"
 
-__attribute__((target("avx512f"))) void run_fma_avx512(std::int64_t rounds) {
-  const float factor = 1e-3F;
-  asm volatile(
-      "vbroadcastss %[factor], %%zmm30\n\t"
-      "vbroadcastss %[factor], %%zmm31\n\t"
-      ".irp r," CONVT_CHAINS_24
-      "\n\t"
-      "vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r\n\t"
-      ".endr\n\t"
-      ".balign 64\n"
-      "1:\n\t"
-      ".irp r," CONVT_CHAINS_24
-      "\n\t"
-      "vfmadd231ps %%zmm30, %%zmm31, %%zmm\\r\n\t"
-      ".endr\n\t"
-      "dec %[rounds]\n\t"
-      "jnz 1b\n\t"
-      "vzeroupper"
-      : [rounds] "+r"(rounds)
-      : [factor] "m"(factor)
-      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
-        "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19",
-        "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31");
-}
+#define CONVT_LOOP_AVX512(name, instruction)                                                    \
+  __attribute__((target("avx512f"))) void name(std::int64_t rounds) {                           \
+    const float factor = 1e-3F;                                                                 \
+    asm volatile(                                                                               \
+        "vbroadcastss %[factor], %%zmm30\n\t"                                                   \
+        "vbroadcastss %[factor], %%zmm31\n\t"                                                   \
+        ".irp r," CONVT_CHAINS_24                                                               \
+        "\n\t"                                                                                  \
+        "vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r\n\t"                                               \
+        ".endr\n\t"                                                                             \
+        ".balign 64\n"                                                                          \
+        "1:\n\t"                                                                                \
+        ".irp r," CONVT_CHAINS_24 "\n\t" instruction                                            \
+        " %%zmm30, %%zmm31, %%zmm\\r\n\t"                                                       \
+        ".endr\n\t"                                                                             \
+        "dec %[rounds]\n\t"                                                                     \
+        "jnz 1b\n\t"                                                                            \
+        "vzeroupper"                                                                            \
+        : [rounds] "+r"(rounds)                                                                 \
+        : [factor] "m"(factor)                                                                  \
+        : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", \
+          "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18",      \
+          "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31");                       \
+  }
+
+CONVT_LOOP_AVX512(run_fma_avx512, "vfmadd231ps")
+CONVT_LOOP_AVX512(run_dot_bf16, "vdpbf16ps")
+CONVT_LOOP_AVX512(run_dot_u8s8, "vpdpbusd")
+
+#undef CONVT_LOOP_AVX512
 
 __attribute__((target("avx2"))) void run_fma_avx2(std::int64_t rounds) {
   const float factor = 1e-3F;
@@ -195,15 +201,25 @@ SweepLoop sweep_avx2(const Sweep& sweep) {
   }
 }
 
-constexpr MachineKernels kAvx512{16, 24, run_fma_avx512, sweep_avx512};
-constexpr MachineKernels kAvx2{8, 12, run_fma_avx2, sweep_avx2};
+constexpr MachineKernels kAvx2{8, 12, run_fma_avx2, nullptr, nullptr, sweep_avx2};
+
+MachineKernels avx512_kernels() {
+  const Target& target = host_target();
+  return {16,
+          24,
+          run_fma_avx512,
+          target.dot_bf16 ? run_dot_bf16 : nullptr,
+          target.dot_u8s8 ? run_dot_u8s8 : nullptr,
+          sweep_avx512};
+}
 
 }  // namespace
 
 const MachineKernels* machine_kernels() {
+  static const MachineKernels avx512 = avx512_kernels();
   switch (host_target().isa) {
     case Isa::avx512:
-      return &kAvx512;
+      return &avx512;
     case Isa::avx2:
       return &kAvx2;
     default:

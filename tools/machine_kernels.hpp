@@ -33,6 +33,8 @@ struct MachineKernels {
   int lanes = 0;  ///< of 4 bytes
   int fma_chains = 0;
   FmaLoop fma = nullptr;
+  FmaLoop dot_bf16 = nullptr;  ///< the same of dot products; null where there are none
+  FmaLoop dot_u8s8 = nullptr;
   /// Null for a combination that does not exist.
   SweepLoop (*sweep)(const Sweep& sweep) = nullptr;
 };

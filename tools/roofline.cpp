@@ -33,7 +33,9 @@ Work work_of(const Problem& problem, std::int64_t batch) {
 
   Work work;
   work.macs = n * static_cast<double>(problem.live_macs());
-  work.speed = problem.is_int8() ? 4 : multiplies_bf16(problem) ? 2 : 1;
+  work.products = problem.is_int8()          ? Work::Products::int8
+                  : multiplies_bf16(problem) ? Work::Products::bf16
+                                             : Work::Products::f32;
   work.read_bytes =
       src * n * ic * live_inputs_product + weights * ic * cog * live_kernel_product + others;
   work.write_bytes = dst * outputs;
@@ -43,11 +45,22 @@ Work work_of(const Problem& problem, std::int64_t batch) {
   return work;
 }
 
+double peak_gflops(const Work& work, const Machine& machine) {
+  const FmaPeak& peak = machine.peak();
+  switch (work.products) {
+    case Work::Products::bf16:
+      return peak.gflops_all * peak.dot_bf16;
+    case Work::Products::int8:
+      return peak.gflops_all * peak.dot_u8s8;
+    default:
+      return peak.gflops_all;
+  }
+}
+
 Roof roof_of(const Work& work, Machine& machine, bool cold) {
   const double set = cold ? static_cast<double>(Machine::working_sets().back()) : work.live_bytes();
   const double gbs = machine.bandwidth_gbs(set, work.write_share());
-  return {2 * work.macs / (machine.peak().gflops_all * work.speed) * 1e-6,
-          work.live_bytes() / gbs * 1e-6};
+  return {2 * work.macs / peak_gflops(work, machine) * 1e-6, work.live_bytes() / gbs * 1e-6};
 }
 
 double simple_roof_ms(const Work& work, Machine& machine) {
@@ -57,7 +70,7 @@ double simple_roof_ms(const Work& work, Machine& machine) {
   const double peak = machine.peak().gflops_all;
   const double gbs =
       work.tensor_bytes < kCachedBytes ? kCachedGbs * peak / kReferencePeak : machine.read_gbs();
-  return std::max(2 * work.macs / (peak * work.speed), work.tensor_bytes / gbs) * 1e-6;
+  return std::max(2 * work.macs / peak_gflops(work, machine), work.tensor_bytes / gbs) * 1e-6;
 }
 
 }  // namespace convt::tools

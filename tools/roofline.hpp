@@ -4,9 +4,9 @@
 //
 // Live macs are multiply-adds that reach an output; live bytes are the input and weight elements
 // that reach one, the residual, and the output, once each. The peak is that of float32
-// multiply-adds; products of bfloat16 (int8) may be two (four) times as fast. B(w) is the bandwidth
-// measured for that many bytes in that mix of reading and writing. No kernel is faster: a ratio
-// under kLeastRatio is a defect of the roof.
+// multiply-adds, or of dot products of bfloat16 or int8. B(w) is the bandwidth measured for that
+// many bytes in that mix of reading and writing. No kernel is faster: a ratio under kLeastRatio is
+// a defect of the roof.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@
 namespace convt::tools {
 
 struct Work {
-  double macs = 0;          ///< live multiply-adds, all images
-  double speed = 1;         ///< how much faster than float32 ones they may be
+  double macs = 0;  ///< live multiply-adds, all images
+  enum class Products : std::uint8_t { f32, bf16, int8 } products = Products::f32;
   double read_bytes = 0;    ///< live bytes of input, weights, bias, parameters and residual
   double write_bytes = 0;   ///< output
   double tensor_bytes = 0;  ///< of all tensors, live or not
@@ -29,6 +29,9 @@ struct Work {
 };
 
 Work work_of(const Problem& problem, std::int64_t batch);
+
+/// The machine's peak for such products, all threads, in GFLOP/s.
+double peak_gflops(const Work& work, const Machine& machine);
 
 struct Roof {
   double compute_ms = 0;

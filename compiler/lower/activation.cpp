@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <vector>
 
@@ -81,14 +82,23 @@ class Vectors {
 
   void clip(float low, float high) { clamp(v_, low, high); }  // 2
 
-  void leaky_relu(float alpha) {  // 2; alpha = 0: 3
-    if (alpha == 0) return parametric_relu(alpha);
+  void leaky_relu(float alpha) {  // 2
+    if (alpha == 0) {
+      const Mem slope = number(alpha);
+      return parametric_relu([&](std::size_t i, Reg mask) {
+        builder_.binary(Op::mul, v_[i], v_[i], slope, Operand::broadcast_mem, mask);
+      });
+    }
     const Group scaled_v = fresh();
     each(Op::mul, scaled_v, v_, alpha);
     each(alpha <= 1 ? Op::max : Op::min, v_, scaled_v, v_);
   }
 
-  void prelu() { parametric_relu(parameters_); }  // 3
+  void prelu() {  // 2
+    parametric_relu([&](std::size_t i, Reg mask) {
+      builder_.binary(Op::mul, v_[i], v_[i], parameters_[parameters_.size() == 1 ? 0 : i], mask);
+    });
+  }
 
   void hardsigmoid(float alpha, float beta) {  // 4
     const Group t = filled(beta);
@@ -281,13 +291,12 @@ class Vectors {
  private:
   // ---- Pieces.
 
-  /// v < 0 ? slope * v : v, whatever the slope: max(v, 0) + slope * min(v, 0).
-  template <class Slope>
-  void parametric_relu(const Slope& slope) {
-    const Group negative = fresh();
-    min(negative, constant(0), v_);
-    each(Op::max, v_, v_, 0);
-    fma(v_, negative, slope);
+  /// v < 0 ? slope * v : v. The slope may be infinite or NaN, of no matter to other values.
+  void parametric_relu(const std::function<void(std::size_t, Reg)>& multiply) {
+    const Reg zero = builder_.vector();
+    builder_.zero(zero);
+    for (std::size_t i = 0; i < v_.size(); ++i)
+      multiply(i, builder_.compare(program::Compare::less, v_[i], zero));
   }
 
   /// min(|v|, limit).

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compiler/lower/activation.hpp"
+#include "compiler/lower/chunks.hpp"
 #include "compiler/lower/families.hpp"
 
 namespace convt::lowering {
@@ -71,25 +72,8 @@ class Convert {
     return raw_ && program::element_bytes(type) == 2 ? Type::u16 : type;
   }
 
-  /// Positions [first, first + blocks * size) of a chunk, and how many are left at the end of the
-  /// last one.
-  struct Chunk {
-    Affine first;
-    ScalarId blocks = program::kNone, is_last = program::kNone;
-  };
-  Chunk bind_chunk(std::int64_t blocks, std::int64_t size, std::int64_t blocks_a_chunk) {
-    const std::int64_t chunks =
-        std::max<std::int64_t>(1, (blocks + blocks_a_chunk - 1) / blocks_a_chunk);
-    std::vector<std::int32_t> table;
-    for (std::int64_t c = 0; c < chunks; ++c) {
-      table.push_back(
-          static_cast<std::int32_t>(std::min(blocks_a_chunk, blocks - c * blocks_a_chunk)));
-      table.push_back(c + 1 == chunks);
-    }
-    const auto id = builder_.table("chunks", 2, std::move(table));
-    const Affine chunk = Affine::of(builder_.coordinate("chunk", Extent{chunks, 0}));
-    return {chunk * (blocks_a_chunk * size), builder_.let("blocks", id, chunk, 0),
-            builder_.let("is_last", id, chunk, 1)};
+  static std::int64_t chunks_of(std::int64_t blocks, std::int64_t blocks_a_chunk) {
+    return std::max<std::int64_t>(1, (blocks + blocks_a_chunk - 1) / blocks_a_chunk);
   }
 
   // -- Channels first: the planes of a word's channels, interleaved.
@@ -104,7 +88,8 @@ class Convert {
     const std::int64_t length = problem_.input_spatial();
     // A chunk of few long planes, or of one word's.
     const ScalarId word = builder_.coordinate("word", Extent{words_, 0});
-    const Chunk chunk = bind_chunk(length / lanes_, lanes_, kVectorsAChunk);
+    const Chunk chunk =
+        bind_chunk(builder_, length, lanes_, chunks_of(length / lanes_, kVectorsAChunk));
     const auto emit = [&](std::int64_t count) {
       const Affine channel = group * channels + Affine::of(word, word_);
       const auto at = [&](const Affine& position, std::uint64_t bits) {
@@ -119,8 +104,8 @@ class Convert {
            lane_bits(0, lanes_, lanes_));
         builder_.end_loop();
       }
-      if (length % lanes_ == 0) return;
-      builder_.begin_if_equal(chunk.is_last, 1);
+      if (chunk.rest == program::kNone) return;
+      builder_.begin_if_equal(chunk.rest, 1);
       at(Affine(length / lanes_ * lanes_), lane_bits(0, length % lanes_, lanes_));
       builder_.end_if();
     };
@@ -187,7 +172,7 @@ class Convert {
     const BufferId from = view(src_, raw_type(src_.type));
     const BufferId to = view(dst_, type);
     const std::int64_t pixels = problem_.input_spatial();
-    const Chunk chunk = bind_chunk(pixels, 1, kPixelsAChunk);
+    const Chunk chunk = bind_chunk(builder_, pixels, 1, chunks_of(pixels, kPixelsAChunk));
     const Affine group = coordinate("group", problem_.groups);
     const Affine pixel = chunk.first + Affine::of(builder_.begin_loop("pixel", chunk.blocks));
     const std::int64_t channels = problem_.ic_per_group();

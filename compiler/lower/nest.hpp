@@ -22,6 +22,7 @@
 #include <convt/problem.hpp>
 
 #include "compiler/lower/epilogue.hpp"
+#include "compiler/lower/tensors.hpp"
 #include "compiler/packing/packing.hpp"
 #include "compiler/plan/geometry.hpp"
 #include "compiler/plan/plan.hpp"
@@ -29,32 +30,6 @@
 #include "compiler/program/builder.hpp"
 
 namespace convt::lowering {
-
-using program::AddressId;
-using program::Affine;
-using program::BufferId;
-using program::Builder;
-using program::Mem;
-using program::Reg;
-using program::ScalarId;
-
-/// Axes of src and dst buffers, whatever the layout in memory.
-enum TensorAxis : std::uint8_t { kBatch, kChannel, kDepth, kHeight, kWidth };
-
-/// The tensors x and y of a problem, axes as TensorAxis says.
-program::Buffer make_src(const Problem& problem, program::BufferKind kind);
-/// What the plan's kernel reads of x, in words.
-program::Buffer make_kernel_src(const Problem& problem, const Plan& plan);
-program::Buffer make_dst(const Problem& problem, program::BufferKind kind);
-program::Buffer make_residual(const Problem& problem);
-/// What the user's problem has for each channel: the bias, the parameters of the epilogue and of
-/// the input activation.
-void declare_channel_rows(const Problem& problem, Builder& builder);
-/// A row's element `channel`; lanes go along the channels.
-Mem channel_row(Builder& builder, int row, const Affine& channel);
-Mem input_channel_row(Builder& builder, int row, const Affine& channel);
-/// The staged y of a plan: without the rows that its kernel leaves out.
-program::Buffer make_staged_dst(const Problem& problem, const Plan& plan);
 
 class Nest {
  public:

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "compiler/lower/chunks.hpp"
 #include "compiler/lower/families.hpp"
 #include "compiler/lower/interleave.hpp"
 #include "compiler/lower/transpose.hpp"
@@ -115,7 +116,7 @@ class Reorder {
     if (looped == axes_.size()) {
       lower_blocks();
     } else {
-      const Chunk chunk = bind_chunk(axes_[looped].extent, 1, kMostLoopedChunks);
+      const Chunk chunk = bind_chunk(builder_, axes_[looped].extent, 1, kMostLoopedChunks);
       set_index(1 + looped, chunk.first + Affine::of(builder_.begin_loop("outer", chunk.blocks)));
       lower_blocks();
       builder_.end_loop();
@@ -129,12 +130,6 @@ class Reorder {
     transpose,     ///< blocks of up to lanes x lanes elements
     interleave,    ///< a few rows become one, element by element
     deinterleave,  ///< the reverse
-  };
-
-  /// A coordinate's share of an axis: blocks from `first` on, and the axis' rest or not.
-  struct Chunk {
-    Affine first;
-    ScalarId blocks = program::kNone, rest = program::kNone;
   };
 
   // -- What is done.
@@ -286,27 +281,10 @@ class Reorder {
 
   // -- Loops.
 
-  /// Shares out an axis of blocks of `block` elements.
-  Chunk bind_chunk(std::int64_t extent, std::int64_t block, std::int64_t most_chunks) {
-    const std::int64_t blocks = extent / block, rest = extent % block;
-    const std::int64_t size = (blocks + most_chunks - 1) / most_chunks;
-    const std::int64_t chunks = size == 0 ? 1 : (blocks + size - 1) / size;
-    std::vector<std::int32_t> table;
-    for (std::int64_t c = 0; c < chunks; ++c) {
-      table.push_back(static_cast<std::int32_t>(c * size * block));
-      table.push_back(static_cast<std::int32_t>(std::min(size, blocks - c * size)));
-      table.push_back(c + 1 == chunks && rest != 0);
-    }
-    const auto id = builder_.table("chunks", 3, std::move(table));
-    const Affine row = Affine::of(builder_.coordinate("chunk", Extent{chunks, 0}));
-    return {Affine::of(builder_.let("first", id, row, 0)), builder_.let("blocks", id, row, 1),
-            rest == 0 ? program::kNone : builder_.let("rest", id, row, 2)};
-  }
-
   void lower_blocks() {
     const Run& run = long_run();
     const std::int64_t blocks = axes_[run.last()].extent / run.step;
-    const Chunk chunk = bind_chunk(axes_[run.last()].extent, run.step,
+    const Chunk chunk = bind_chunk(builder_, axes_[run.last()].extent, run.step,
                                    std::clamp<std::int64_t>(blocks / kBlocksAChunk, 8, 256));
     if (way_ != Way::transpose) {
       for_chunk(chunk, [&](std::int64_t count) {

@@ -67,11 +67,11 @@ struct BodyCounts : StepCounts {
 
 /// What making an input from its load costs beyond the load, in loads: a vector of inputs, or one
 /// broadcast.
-double conversion_loads(const Problem& problem, const Plan& plan, bool is_broadcast) {
+double conversion_loads(const CostFacts& facts, const Plan& plan, bool is_broadcast) {
   if (plan.convert || plan.staging.used || plan.panel) return 0;
-  if (problem.is_int8())
-    return plan.products == Products::f32 ? 3 : problem.dtype == DataType::s8 ? 1 : 0;
-  if (plan.products != Products::f32 || problem.dtype == DataType::f32) return 0;
+  if (facts.problem.is_int8())
+    return plan.products == Products::f32 ? 3 : facts.problem.dtype == DataType::s8 ? 1 : 0;
+  if (plan.products != Products::f32 || facts.problem.dtype == DataType::f32) return 0;
   return is_broadcast ? kConvertedBroadcast : kConvertedVector;
 }
 
@@ -104,7 +104,7 @@ TileProducts count_products(const TileBody& body) {
   return products;
 }
 
-BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
+BodyCounts count_channel_lanes(const CostFacts& facts, const Plan& plan, const TileBody& body) {
   TileProducts products = count_products(body);
   products.positions *= plan.images;
   products.count *= plan.images;
@@ -115,14 +115,14 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
   counts.loads =
-      products.inputs * (1 + conversion_loads(problem, plan, true)) + products.taps * vectors;
+      products.inputs * (1 + conversion_loads(facts, plan, true)) + products.taps * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
   counts.registers =
       counts.accumulators + (products.positions > 1 ? static_cast<int>(vectors) : 0) + 2;
   counts.stores = counts.outputs = products.positions * vectors;
-  if (problem.layout == Layout::nchw) {
+  if (facts.problem.layout == Layout::nchw) {
     const auto channels =
-        static_cast<double>(std::min<std::int64_t>(problem.oc_per_group(), plan.channels));
+        static_cast<double>(std::min<std::int64_t>(facts.problem.oc_per_group(), plan.channels));
     counts.outputs = products.positions * channels;
     if (plan.phases == Phases::all) {
       const double blocks = std::ceil(products.positions / plan.lanes) * vectors;
@@ -143,9 +143,9 @@ BodyCounts count_channel_lanes(const Problem& problem, const Plan& plan, const T
 }
 
 /// `rows`: of axis h. `registers`: of the target.
-BodyCounts count_space_lanes(const Problem& problem, const Plan& plan, const TileProducts& rows,
+BodyCounts count_space_lanes(const CostFacts& facts, const Plan& plan, const TileProducts& rows,
                              const TileBody& body, int registers) {
-  const std::int64_t stride = spatial_axes(problem)[2].stride;
+  const std::int64_t stride = facts.axes[2].stride;
   BodyCounts counts;
   const double j = plan.channels;
   double weights = 0;
@@ -183,7 +183,7 @@ BodyCounts count_space_lanes(const Problem& problem, const Plan& plan, const Til
   const double vectors = plan.positions * static_cast<double>(shifts.size()) * rows.inputs;
   // Unaligned vectors mostly straddle two cache lines.
   counts.loads =
-      held + broadcasts * broadcast + (1.7 + conversion_loads(problem, plan, false)) * vectors;
+      held + broadcasts * broadcast + (1.7 + conversion_loads(facts, plan, false)) * vectors;
   counts.extra_slots = counts.loads - held - (plan.positions > 1 ? broadcasts : 0) - vectors;
   const auto phases = static_cast<std::int64_t>(body.phases.size());
   if (stride > 1)
@@ -203,14 +203,15 @@ BodyCounts count_space_lanes(const Problem& problem, const Plan& plan, const Til
 
 /// What loading a line of the input costs beyond the load, where a row is too long for the L1
 /// cache.
-double reduced_line_cycles(const Problem& problem, const Target& target) {
-  const std::int64_t row = spatial_axes(problem)[2].input * problem.src_pitch() * 4;
+double reduced_line_cycles(const CostFacts& facts, const Target& target) {
+  const std::int64_t row = facts.axes[2].input * facts.problem.src_pitch() * 4;
   if (row < target.l1_bytes / 2) return 0;
-  const bool far = problem.input_spatial() * problem.src_pitch() * 4 > target.l2_bytes / 2;
+  const bool far =
+      facts.problem.input_spatial() * facts.problem.src_pitch() * 4 > target.l2_bytes / 2;
   return far ? kFarReducedLine : kL2ReducedLine;
 }
 
-BodyCounts count_reduction_lanes(const Problem& problem, const Target& target, const Plan& plan,
+BodyCounts count_reduction_lanes(const CostFacts& facts, const Target& target, const Plan& plan,
                                  const TileBody& body) {
   const TileProducts products = count_products(body);
   const double j = plan.channels;
@@ -218,15 +219,16 @@ BodyCounts count_reduction_lanes(const Problem& problem, const Target& target, c
   counts.accumulators = static_cast<int>(products.positions * j);
   counts.fmas = products.count * j;
   counts.chain = products.longest_chain;
-  counts.loads = products.inputs * (1 + conversion_loads(problem, plan, false)) + products.taps * j;
+  counts.loads = products.inputs * (1 + conversion_loads(facts, plan, false)) + products.taps * j;
   counts.weight_bytes = products.taps * j * plan.lanes * 4;
-  counts.stalls = products.inputs * reduced_line_cycles(problem, target);
+  counts.stalls = products.inputs * reduced_line_cycles(facts, target);
   const double phases = static_cast<double>(body.phases.size());
   counts.registers =
       counts.accumulators + 2 + static_cast<int>(std::ceil(products.positions / phases));
   const double sums = std::ceil(counts.accumulators / static_cast<double>(plan.lanes));
-  const bool contiguous = plan.phases == Phases::all && plan.channels == problem.out_channels &&
-                          problem.dst_pitch() == problem.out_channels;
+  const bool contiguous = plan.phases == Phases::all &&
+                          plan.channels == facts.problem.out_channels &&
+                          facts.problem.dst_pitch() == facts.problem.out_channels;
   counts.shuffles = 40 * sums;  // 30 shuffles, 15 adds, dependent
   counts.outputs = contiguous ? sums : products.positions;
   counts.stores = 2 * counts.outputs;
@@ -251,8 +253,8 @@ int most_weights_at_once(const TileBody& body) {
   return most;
 }
 
-bool depthwise(const Problem& problem) {
-  return problem.ic_per_group() == 1 && problem.oc_per_group() == 1;
+bool depthwise(const CostFacts& facts) {
+  return facts.problem.ic_per_group() == 1 && facts.problem.oc_per_group() == 1;
 }
 
 /// Positions that share no cache set, if pixels are so far apart.
@@ -261,10 +263,10 @@ double distinct_sets(std::int64_t pitch_bytes) {
 }
 
 /// Of the load of a vector of one pixel.
-double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
-  const std::int64_t pitch = problem.src_pitch() * 4;
+double pixel_stall(const CostFacts& facts, const Plan& plan, bool in_loop) {
+  const std::int64_t pitch = facts.problem.src_pitch() * 4;
   if (plan.panel || pitch < kFarPixelBytes) return 0;
-  const Axis axis = spatial_axes(problem)[2];
+  const Axis axis = facts.axes[2];
   const double window =
       static_cast<double>((axis.kernel - 1) * axis.dilation / axis.stride + plan.positions);
   const double pages = pitch < 4096 ? 0.5 : 1;
@@ -273,20 +275,20 @@ double pixel_stall(const Problem& problem, const Plan& plan, bool in_loop) {
 }
 
 /// Of the taps that the body spells out.
-StepCounts count_group_step(const Problem& problem, const Plan& plan, const TileBody& body,
+StepCounts count_group_step(const CostFacts& facts, const Plan& plan, const TileBody& body,
                             bool in_loop) {
   const TileProducts products = count_products(body);
-  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const double split = plan.panel || problem.src_pitch() % plan.lanes == 0 ? 0 : kSplit;
+  const double vectors = plan.channels / groups_a_vector(facts.problem, plan.lanes);
+  const double split = plan.panel || facts.problem.src_pitch() % plan.lanes == 0 ? 0 : kSplit;
   const double inputs = std::min(products.inputs, products.count);
   StepCounts counts;
   counts.fmas = products.count * vectors;
   counts.chain = products.longest_chain;
-  const double input_loads = (depthwise(problem) ? 1 : 2) + conversion_loads(problem, plan, false);
+  const double input_loads = (depthwise(facts) ? 1 : 2) + conversion_loads(facts, plan, false);
   counts.loads = (inputs * input_loads + products.taps) * vectors;
   counts.splits = inputs * split * vectors;
   counts.weight_bytes = products.taps * vectors * plan.lanes * 4;
-  counts.stalls = inputs * vectors * pixel_stall(problem, plan, in_loop);
+  counts.stalls = inputs * vectors * pixel_stall(facts, plan, in_loop);
   // Vector after vector: the chains of few positions overlap with those of the next, in part.
   if (vectors > 1)
     counts.stalls += kExposedChain * std::max(0.0, counts.chain * kFmaLatency * vectors -
@@ -304,24 +306,24 @@ void add_steps(StepCounts& counts, const StepCounts& more, double times) {
   counts.stalls += times * more.stalls;
 }
 
-BodyCounts count_group_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
-  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const double split = problem.dst_pitch() % plan.lanes == 0 ? 0 : kSplit;
+BodyCounts count_group_lanes(const CostFacts& facts, const Plan& plan, const TileBody& body) {
+  const double vectors = plan.channels / groups_a_vector(facts.problem, plan.lanes);
+  const double split = facts.problem.dst_pitch() % plan.lanes == 0 ? 0 : kSplit;
   BodyCounts counts;
-  static_cast<StepCounts&>(counts) = count_group_step(problem, plan, body, false);
+  static_cast<StepCounts&>(counts) = count_group_step(facts, plan, body, false);
   int weights = most_weights_at_once(body);
   if (!body.loop.taps.empty()) {
     const TileBody loop = with_taps(body, body.loop), after = with_taps(body, body.after);
-    counts.trip = count_group_step(problem, plan, loop, true);
-    add_steps(counts, count_group_step(problem, plan, after, false), 1);
+    counts.trip = count_group_step(facts, plan, loop, true);
+    add_steps(counts, count_group_step(facts, plan, after, false), 1);
     weights = std::max({weights, most_weights_at_once(loop), most_weights_at_once(after)});
   }
   const double positions = count_products(body).positions;
   counts.accumulators = static_cast<int>(positions * vectors);
-  counts.registers = counts.accumulators + weights + (depthwise(problem) ? 1 : 2);
+  counts.registers = counts.accumulators + weights + (depthwise(facts) ? 1 : 2);
   counts.stores = counts.accumulators * (1 + split);
   counts.outputs = counts.accumulators;
-  if (plan.prefetch && problem.dst_pitch() * 4 >= 1024)
+  if (plan.prefetch && facts.problem.dst_pitch() * 4 >= 1024)
     counts.end_stalls = positions * kFarOutputPixel;
   return counts;
 }
@@ -334,10 +336,10 @@ struct TapVector {
 };
 
 /// Those that have taps.
-std::vector<TapVector> find_tap_vectors(const Problem& problem, const Plan& plan,
+std::vector<TapVector> find_tap_vectors(const CostFacts& facts, const Plan& plan,
                                         const TileBody& body) {
   const auto stride = static_cast<std::int32_t>(body.phases.size());
-  const bool residues_outer = problem.layout == Layout::nhwc;
+  const bool residues_outer = facts.problem.layout == Layout::nhwc;
   const std::int32_t lanes = stride * plan.channels;
   std::vector<TapVector> vectors(static_cast<std::size_t>((lanes + plan.lanes - 1) / plan.lanes));
   for (std::int32_t lane = 0; lane < lanes; ++lane) {
@@ -355,20 +357,20 @@ std::vector<TapVector> find_tap_vectors(const Problem& problem, const Plan& plan
 
 /// Stores of one position of a tile. Channels first, a vector goes to the row of each channel that
 /// it holds lanes of.
-double stored_pieces(const Problem& problem, const Plan& plan, const TileBody& body) {
+double stored_pieces(const CostFacts& facts, const Plan& plan, const TileBody& body) {
   const auto stride = static_cast<std::int64_t>(body.phases.size());
   double pieces = std::ceil(static_cast<double>(stride * plan.channels) / plan.lanes);
-  if (problem.layout == Layout::nhwc) return pieces;
+  if (facts.problem.layout == Layout::nhwc) return pieces;
   for (std::int64_t c = 1; c < plan.channels; ++c) pieces += c * stride % plan.lanes != 0 ? 1 : 0;
   return pieces;
 }
 
-BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileBody& body) {
-  const std::vector<TapVector> tap_vectors = find_tap_vectors(problem, plan, body);
+BodyCounts count_tap_lanes(const CostFacts& facts, const Plan& plan, const TileBody& body) {
+  const std::vector<TapVector> tap_vectors = find_tap_vectors(facts, plan, body);
   const auto all_vectors = static_cast<double>(tap_vectors.size());
   const double inputs = std::max(0, body.input_end - body.input_begin);
-  const double abreast = positions_abreast(problem, plan);
-  const auto pitch = static_cast<double>(input_pitch(problem));
+  const double abreast = positions_abreast(facts.problem, plan);
+  const auto pitch = static_cast<double>(input_pitch(facts.problem));
   const double positions = std::ceil(std::min<double>(plan.positions, inputs) / abreast);
   const double groups = std::ceil(plan.positions / abreast);
   BodyCounts counts;
@@ -397,24 +399,24 @@ BodyCounts count_tap_lanes(const Problem& problem, const Plan& plan, const TileB
       std::max(1.0, std::floor((30 - counts.accumulators) / std::max(1.0, vectors)));
   counts.loads += counts.passes * std::ceil(rows / rows_at_once) *
                   std::min(inputs, positions + rows_at_once - 1);
-  counts.outputs = groups * stored_pieces(problem, plan, body);
+  counts.outputs = groups * stored_pieces(facts, plan, body);
   counts.stores = counts.outputs * 1.7;
   return counts;
 }
 
-BodyCounts count_body(const Problem& problem, const Target& target, const Plan& plan,
+BodyCounts count_body(const CostFacts& facts, const Target& target, const Plan& plan,
                       const TileProducts& rows, const TileBody& body) {
   switch (plan.family) {
     case Family::channel_lanes:
-      return count_channel_lanes(problem, plan, body);
+      return count_channel_lanes(facts, plan, body);
     case Family::space_lanes:
-      return count_space_lanes(problem, plan, rows, body, target.vector_registers);
+      return count_space_lanes(facts, plan, rows, body, target.vector_registers);
     case Family::reduction_lanes:
-      return count_reduction_lanes(problem, target, plan, body);
+      return count_reduction_lanes(facts, target, plan, body);
     case Family::group_lanes:
-      return count_group_lanes(problem, plan, body);
+      return count_group_lanes(facts, plan, body);
     case Family::tap_lanes:
-      return count_tap_lanes(problem, plan, body);
+      return count_tap_lanes(facts, plan, body);
   }
   return {};
 }
@@ -433,49 +435,54 @@ double memory_rate(const Target& target, double bytes) {
 }
 
 /// Outputs of an axis that the plan's kernel stores.
-double computed_rows(const Problem& problem, const Plan& plan, std::size_t a) {
-  const Axis axis = spatial_axes(problem)[a];
-  if (a < 2 && leaves_out_rows(problem, plan, a))
+double computed_rows(const CostFacts& facts, const Plan& plan, std::size_t a) {
+  const Axis axis = facts.axes[a];
+  if (a < 2 && leaves_out_rows(facts.problem, plan, a))
     return static_cast<double>(reached_output_count(axis));
   return static_cast<double>(axis.output - axis.zero_tail);
 }
 
 /// Storing the bias in rows that the kernel leaves out.
-double bias_rows_cycles(const Problem& problem, const Target& target, const Plan& plan) {
-  if (!leaves_out_rows(problem, plan, 0) && !leaves_out_rows(problem, plan, 1)) return 0;
-  const auto axes = spatial_axes(problem);
+double bias_rows_cycles(const CostFacts& facts, const Target& target, const Plan& plan) {
+  if (!leaves_out_rows(facts.problem, plan, 0) && !leaves_out_rows(facts.problem, plan, 1))
+    return 0;
+  const auto axes = facts.axes;
   const double left_out = static_cast<double>(axes[0].output * axes[1].output) -
-                          computed_rows(problem, plan, 0) * computed_rows(problem, plan, 1);
+                          computed_rows(facts, plan, 0) * computed_rows(facts, plan, 1);
   const auto width = static_cast<double>(axes[2].output);
-  const auto channels = static_cast<double>(problem.out_channels);
-  const double stores = problem.layout == Layout::nchw ? channels * std::ceil(width / target.lanes)
-                                                       : width * std::ceil(channels / target.lanes);
+  const auto channels = static_cast<double>(facts.problem.out_channels);
+  const double stores = facts.problem.layout == Layout::nchw
+                            ? channels * std::ceil(width / target.lanes)
+                            : width * std::ceil(channels / target.lanes);
   const double bytes = 4 * width * channels * left_out;
   return left_out * stores * kBiasStore + bytes / memory_rate(target, bytes);
 }
 
-std::vector<RowTiles> count_row_tiles(const Problem& problem, const Plan& plan) {
-  const auto axes = spatial_axes(problem);
-  const Tiling tiling = make_row_tiling(problem, plan);
+std::vector<RowTiles> count_row_tiles(const CostFacts& facts, const Plan& plan) {
   std::vector<RowTiles> rows;
-  for (const TileBody& body : tiling.bodies) rows.push_back({count_products(body), 0, 0});
-  for (const TileRun& run : tiling.runs)
-    rows[static_cast<std::size_t>(run.body)].tiles += static_cast<double>(run.tiles);
+  if (plan.tile_rows == 1) {
+    rows.push_back({TileProducts{1, 1, 1, 1, 1}, 1, 0});
+  } else {
+    const Tiling tiling = make_row_tiling(facts.problem, plan);
+    for (const TileBody& body : tiling.bodies) rows.push_back({count_products(body), 0, 0});
+    for (const TileRun& run : tiling.runs)
+      rows[static_cast<std::size_t>(run.body)].tiles += static_cast<double>(run.tiles);
+  }
   for (RowTiles& row : rows) row.tap_rows = row.tiles;
   for (std::size_t a = 0; a < kMaxRank; ++a) {
     if (a == 1 && plan.tile_rows > 1) continue;
     if (a == 2 && plan.phases != Phases::row) continue;
     for (RowTiles& row : rows) {
-      row.tiles *= computed_rows(problem, plan, a);
-      row.tap_rows *= static_cast<double>(live_tap_count(axes[a]));
+      row.tiles *= computed_rows(facts, plan, a);
+      row.tap_rows *= static_cast<double>(facts.live_taps[a]);
     }
   }
   return rows;
 }
 
 /// Input rows that one output row reads, at most.
-double tap_rows_a_row(const Problem& problem) {
-  const auto axes = spatial_axes(problem);
+double tap_rows_a_row(const CostFacts& facts) {
+  const auto axes = facts.axes;
   double rows = 1;
   for (std::size_t a = 0; a < 2; ++a)
     rows *= std::ceil(static_cast<double>(axes[a].kernel) / static_cast<double>(axes[a].stride));
@@ -484,14 +491,14 @@ double tap_rows_a_row(const Problem& problem) {
 
 /// Bytes of packed weights that neighbouring work items use again: those of one output-channel tile
 /// and one phase of the outer axes.
-double weight_block_bytes(const Problem& problem, const Plan& plan) {
-  const double taps =
-      tap_rows_a_row(problem) * static_cast<double>(spatial_axes(problem)[2].kernel);
+double weight_block_bytes(const CostFacts& facts, const Plan& plan) {
+  const double taps = tap_rows_a_row(facts) * static_cast<double>(facts.axes[2].kernel);
   // With a panel, one item goes through all output channels.
   const auto channels =
-      plan.panel ? std::max<double>(plan.channels, static_cast<double>(problem.oc_per_group()))
-                 : plan.channels;
-  return taps * static_cast<double>(problem.ic_per_group()) * channels * 4;
+      plan.panel
+          ? std::max<double>(plan.channels, static_cast<double>(facts.problem.oc_per_group()))
+          : plan.channels;
+  return taps * static_cast<double>(facts.problem.ic_per_group()) * channels * 4;
 }
 
 /// What a plan's accesses to channels-first tensors cost beyond their instructions.
@@ -504,46 +511,48 @@ struct PlaneCosts {
 
 /// Channels last, positions are a pixel pitch apart: large powers of two put them into few cache
 /// sets.
-double pixel_conflict_cycles(const Problem& problem, const Plan& plan) {
+double pixel_conflict_cycles(const CostFacts& facts, const Plan& plan) {
   const bool by_pixel =
       plan.family == Family::channel_lanes || plan.family == Family::reduction_lanes;
-  if (!by_pixel || problem.ic_per_group() < plan.lanes) return 0;
-  const std::int64_t pitch = problem.src_pitch() * 4;
+  if (!by_pixel || facts.problem.ic_per_group() < plan.lanes) return 0;
+  const std::int64_t pitch = facts.problem.src_pitch() * 4;
   const double ways = plan.positions / distinct_sets(pitch);
   if (ways > 11) return 2.0 * plan.positions;
   return ways > 7 ? 0.15 * plan.positions : 0;
 }
 
 /// Every tile of output channels reads the input anew.
-double reread_cycles(const Problem& problem, const Target& target, double passes) {
-  const double bytes =
-      4.0 * static_cast<double>(problem.input_spatial()) * static_cast<double>(problem.in_channels);
+double reread_cycles(const CostFacts& facts, const Target& target, double passes) {
+  const double bytes = 4.0 * static_cast<double>(facts.problem.input_spatial()) *
+                       static_cast<double>(facts.problem.in_channels);
   if (bytes < 0.5 * static_cast<double>(target.l2_bytes)) return 0;
   const bool cached = bytes < 0.5 * static_cast<double>(target.l3_bytes);
   return kExposedReads * passes * bytes /
          (cached ? kL3ReadBytesPerCycle : kMemoryReadBytesPerCycle);
 }
 
-PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan& plan) {
+PlaneCosts plane_costs(const CostFacts& facts, const Target& target, const Plan& plan) {
   PlaneCosts costs;
-  if (problem.layout == Layout::nhwc) {
-    costs.input_step = pixel_conflict_cycles(problem, plan);
+  if (facts.problem.layout == Layout::nhwc) {
+    costs.input_step = pixel_conflict_cycles(facts, plan);
     return costs;
   }
   const std::int64_t near_bytes = target.l2_bytes / 2;
-  const std::int64_t plane = problem.input_spatial() * 4;
-  const bool far_input = plane * problem.in_channels > near_bytes ||
-                         (plane % 4096 == 0 && problem.ic_per_group() >= 16);
-  const bool far_output = problem.output_spatial() * problem.out_channels * 4 > near_bytes;
+  const std::int64_t plane = facts.problem.input_spatial() * 4;
+  const bool far_input = plane * facts.problem.in_channels > near_bytes ||
+                         (plane % 4096 == 0 && facts.problem.ic_per_group() >= 16);
+  const bool far_output =
+      facts.problem.output_spatial() * facts.problem.out_channels * 4 > near_bytes;
   const bool space = plan.family == Family::space_lanes;
   const bool taps = plan.family == Family::tap_lanes;
   const bool long_rows = space || taps;
   const double lines = space  ? plan.positions
                        : taps ? 1 + static_cast<double>(plan.positions - 1) / plan.lanes
                               : 1;
-  const double panel_bytes = tap_rows_a_row(problem) * static_cast<double>(problem.ic_per_group()) *
-                             plan.run * tile_width(plan) * 4;
-  const double rows_bytes = static_cast<double>(problem.ic_per_group()) * lines * kLineBytes;
+  const double panel_bytes = tap_rows_a_row(facts) *
+                             static_cast<double>(facts.problem.ic_per_group()) * plan.run *
+                             tile_width(plan) * 4;
+  const double rows_bytes = static_cast<double>(facts.problem.ic_per_group()) * lines * kLineBytes;
   if (rows_bytes > 0.25 * static_cast<double>(target.l1_bytes))  // weights pass through it too
     costs.next_pass = lines * kL2InputLine;
   if (!plan.panel) {
@@ -552,12 +561,12 @@ PlaneCosts plane_costs(const Problem& problem, const Target& target, const Plan&
     costs.input_step = lines * kL2InputLine;
   }
   // Tiles of all output channels read each line once: prefetching hides most of what that takes.
-  const bool single_pass = space && plan.channels >= problem.oc_per_group();
+  const bool single_pass = space && plan.channels >= facts.problem.oc_per_group();
   if (plan.prefetch) costs.input_step *= single_pass ? kPrefetched : kPrefetchedAgain;
-  if (problem.ic_per_group() < 8)
+  if (facts.problem.ic_per_group() < 8)
     costs.input_step = 0;  // the tile's next rows find their lines in L1
   const bool cached_output =
-      problem.output_spatial() * problem.out_channels * 4 < target.l3_bytes / 2;
+      facts.problem.output_spatial() * facts.problem.out_channels * 4 < target.l3_bytes / 2;
   if (far_output && !long_rows) costs.store = kFarScatteredStore;
   if (far_output && long_rows) costs.store = single_pass && cached_output ? kL3Store : kFarStore;
   if (plan.panel) costs.panel_line = far_input ? kFarPanelLine : kPanelLine;
@@ -602,14 +611,15 @@ double step_cycles(const StepCounts& counts, const Plan& plan, double weight_byt
 }
 
 /// Steps of the reduction that a body's code spells out.
-double unrolled_steps(const Problem& problem, const Plan& plan, double ic) {
+double unrolled_steps(const CostFacts& facts, const Plan& plan, double ic) {
   if (plan.family == Family::reduction_lanes) return std::min(ic, 2.0);
   // Group lanes have no loop over channels, and a second body, of fewer vectors, for a partial
   // tile.
   if (plan.family == Family::group_lanes) {
-    const double per_vector = groups_a_vector(problem, plan.lanes);
-    const double tail =
-        problem.groups > plan.channels ? static_cast<double>(problem.groups % plan.channels) : 0;
+    const double per_vector = groups_a_vector(facts.problem, plan.lanes);
+    const double tail = facts.problem.groups > plan.channels
+                            ? static_cast<double>(facts.problem.groups % plan.channels)
+                            : 0;
     return ic * (1 + std::ceil(tail / per_vector) / (plan.channels / per_vector));
   }
   return ic >= plan.ic_unroll ? plan.ic_unroll + std::fmod(ic, plan.ic_unroll) : ic;
@@ -691,10 +701,10 @@ double copied_pixels(const Plan& plan, const Tiling& tiling, const TileRun& run)
   return static_cast<double>(run.tiles) * tiling.width + items * reach(tiling, run);
 }
 
-double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
-  const std::int64_t pitch = problem.src_pitch() * 4;
-  const double vectors = plan.channels / groups_a_vector(problem, plan.lanes);
-  const double split = problem.src_pitch() % plan.lanes == 0 ? 0 : kSplit;
+double copy_pixel_cycles(const CostFacts& facts, const Plan& plan) {
+  const std::int64_t pitch = facts.problem.src_pitch() * 4;
+  const double vectors = plan.channels / groups_a_vector(facts.problem, plan.lanes);
+  const double split = facts.problem.src_pitch() % plan.lanes == 0 ? 0 : kSplit;
   const double far = pitch < kFarPixelBytes ? 0
                      : pitch < 4096         ? kFarPanelPixel / 2
                                             : kFarPanelPixel;
@@ -702,31 +712,31 @@ double copy_pixel_cycles(const Problem& problem, const Plan& plan) {
 }
 
 /// An image's share of tiles of plan.images images.
-PlanCost estimate_block_cost(const Problem& problem, const Target& target, const Plan& plan,
+PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const Plan& plan,
                              const Tiling& tiling) {
-  const auto axes = spatial_axes(problem);
+  const auto axes = facts.axes;
   // Steps of the reduction: input channels, or blocks of them.
   const double ic = plan.family == Family::reduction_lanes
-                        ? std::ceil(static_cast<double>(problem.ic_per_group()) / plan.lanes)
-                        : static_cast<double>(problem.ic_per_group());
+                        ? std::ceil(static_cast<double>(facts.problem.ic_per_group()) / plan.lanes)
+                        : static_cast<double>(facts.problem.ic_per_group());
   const double tiles_of_channels =
       plan.family == Family::group_lanes
-          ? std::ceil(static_cast<double>(problem.groups) / plan.channels)
-          : std::ceil(static_cast<double>(problem.oc_per_group()) / plan.channels) *
-                static_cast<double>(problem.groups);
-  const double block = weight_block_bytes(problem, plan);
+          ? std::ceil(static_cast<double>(facts.problem.groups) / plan.channels)
+          : std::ceil(static_cast<double>(facts.problem.oc_per_group()) / plan.channels) *
+                static_cast<double>(facts.problem.groups);
+  const double block = weight_block_bytes(facts, plan);
   const double weight_rate = block > 0.5 * static_cast<double>(target.l3_bytes)
                                  ? kMemoryBytesPerCycle
                              : block > 0.8 * static_cast<double>(target.l2_bytes) ? kL3BytesPerCycle
                              : block > 0.5 * static_cast<double>(target.l1_bytes) ? kL2BytesPerCycle
                                                                                   : 128;
-  const PlaneCosts planes = plane_costs(problem, target, plan);
+  const PlaneCosts planes = plane_costs(facts, target, plan);
   PlanCost cost;
   double fma_total = 0, tap_rows = 0;
-  for (const RowTiles& rows : count_row_tiles(problem, plan)) {
+  for (const RowTiles& rows : count_row_tiles(facts, plan)) {
     std::vector<BodyCounts> bodies;
     for (const TileBody& body : tiling.bodies) {
-      bodies.push_back(count_body(problem, target, plan, rows.products, body));
+      bodies.push_back(count_body(facts, target, plan, rows.products, body));
       const BodyCounts& counts = bodies.back();
       // Without mask registers, masks and the temporaries of merging take vector registers.
       const int for_masks = target.mask_registers == 0 ? 3 : 0;
@@ -734,13 +744,13 @@ PlanCost estimate_block_cost(const Problem& problem, const Target& target, const
       const int for_parts = plan.products == Products::int8 && !target.dot_u8s8 ? 6 : 0;
       cost.vector_registers =
           std::max({cost.vector_registers, counts.registers + for_masks + for_parts,
-                    counts.accumulators + epilogue_registers(problem) + for_masks});
+                    counts.accumulators + epilogue_registers(facts.problem) + for_masks});
       const double reduction =
           counts.fmas + counts.loads - counts.extra_slots + counts.trip.fmas + counts.trip.loads;
       cost.code_bytes +=
           kBytesPerInstruction *
-              (unrolled_steps(problem, plan, ic) * reduction + end_instructions(plan, counts) +
-               epilogue_instructions(problem, target, plan, counts)) +
+              (unrolled_steps(facts, plan, ic) * reduction + end_instructions(plan, counts) +
+               epilogue_instructions(facts.problem, target, plan, counts)) +
           150;
     }
     for (const TileRun& run : tiling.runs) {
@@ -751,7 +761,7 @@ PlanCost estimate_block_cost(const Problem& problem, const Target& target, const
       const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                          counts.end_stalls + counts.stores * planes.store +
-                         epilogue_cycles(problem, plan, counts);
+                         epilogue_cycles(facts.problem, plan, counts);
       const double overhead =
           kLoopCycles * (2 * counts.passes + trips);  // of the loop over tap rows, and over taps
       cost.cycles +=
@@ -762,7 +772,7 @@ PlanCost estimate_block_cost(const Problem& problem, const Target& target, const
       cost.cycles += rows.tiles * (tiles * end + std::ceil(tiles / plan.run) * kItemCycles);
       if (plan.panel && plan.family == Family::group_lanes)
         cost.cycles +=
-            rows.tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(problem, plan);
+            rows.tap_rows * copied_pixels(plan, tiling, run) * copy_pixel_cycles(facts, plan);
       fma_total += rows.tap_rows * tiles * ic * step.fmas;
     }
     tap_rows += rows.tap_rows * rows.products.inputs;
@@ -770,22 +780,29 @@ PlanCost estimate_block_cost(const Problem& problem, const Target& target, const
   cost.cycles *= tiles_of_channels / plan.images;
   if (!plan.panel || plan.family == Family::group_lanes)
     cost.cycles +=
-        reread_cycles(problem, target, tiles_of_channels / static_cast<double>(problem.groups));
+        reread_cycles(facts, target, tiles_of_channels / static_cast<double>(facts.problem.groups));
   if (plan.panel && plan.family != Family::group_lanes) {
     // Once for all tiles of output channels.
     const double lines = std::ceil(static_cast<double>(axes[2].input) / plan.lanes) + 1;
-    cost.cycles += tap_rows * ic * lines * planes.panel_line * static_cast<double>(problem.groups);
+    cost.cycles +=
+        tap_rows * ic * lines * planes.panel_line * static_cast<double>(facts.problem.groups);
   }
-  cost.cycles += bias_rows_cycles(problem, target, plan);
-  const double traffic = tensor_bytes(problem);
+  cost.cycles += bias_rows_cycles(facts, target, plan);
+  const double traffic = tensor_bytes(facts.problem);
   if (traffic > static_cast<double>(target.l2_bytes))
     cost.cycles += kExposedTraffic * traffic / memory_rate(target, traffic);
   fma_total *= tiles_of_channels * plan.lanes;
-  cost.useful_lanes = fma_total > 0 ? static_cast<double>(problem.live_macs()) / fma_total : 1;
+  cost.useful_lanes = fma_total > 0 ? static_cast<double>(facts.live_macs) / fma_total : 1;
   return cost;
 }
 
 }  // namespace
+
+CostFacts::CostFacts(const Problem& computed)
+    : problem(computed),
+      axes(spatial_axes(computed)),
+      live_taps{live_tap_count(axes[0]), live_tap_count(axes[1]), live_tap_count(axes[2])},
+      live_macs(computed.live_macs()) {}
 
 double roofline_cycles(const Problem& problem, const Target& target) {
   const double fmas = static_cast<double>(problem.live_macs()) / target.lanes;
@@ -813,11 +830,12 @@ double estimate_staging_cycles(const Problem& problem, const Target& target, con
   const auto axes = spatial_axes(problem);
   const std::size_t innermost = axes_in_order(plan.staging.order)[kMaxRank - 1];
   const Problem computed = compute_problem(problem, plan);
+  const CostFacts facts(computed);
   const auto places = axes_in_order(plan.staging.order);
   const auto reorder = [&](std::int64_t channels, std::int64_t Axis::*length) {
     std::array<double, kMaxRank> lengths{};
     for (std::size_t a = 0; a < kMaxRank; ++a)
-      lengths[places[a]] = length == &Axis::output ? computed_rows(computed, plan, a)
+      lengths[places[a]] = length == &Axis::output ? computed_rows(facts, plan, a)
                                                    : static_cast<double>(axes[places[a]].*length);
     const double elements = lengths[0] * lengths[1] * lengths[2] * static_cast<double>(channels);
     return elements * reorder_cycles(problem, target, plan.staging, static_cast<double>(channels),
@@ -828,14 +846,14 @@ double estimate_staging_cycles(const Problem& problem, const Target& target, con
          kStagedTraffic * 2 * bytes / memory_rate(target, 2 * bytes);
 }
 
-PlanCost estimate_kernel_cost(const Problem& problem, const Target& target, const Plan& plan,
+PlanCost estimate_kernel_cost(const CostFacts& facts, const Target& target, const Plan& plan,
                               const Tiling& tiling, std::int64_t batch) {
-  PlanCost cost = estimate_block_cost(problem, target, plan, tiling);
+  PlanCost cost = estimate_block_cost(facts, target, plan, tiling);
   if (plan.images == 1) return cost;
   // Full blocks of images, and the rest one by one.
   Plan single_plan = plan;
   single_plan.images = 1;
-  const PlanCost single = estimate_block_cost(problem, target, single_plan, tiling);
+  const PlanCost single = estimate_block_cost(facts, target, single_plan, tiling);
   const auto singles = static_cast<double>(batch % plan.images);
   const auto blocked = static_cast<double>(batch) - singles;
   cost.cycles = (cost.cycles * blocked + single.cycles * singles) / static_cast<double>(batch);
@@ -846,8 +864,8 @@ PlanCost estimate_kernel_cost(const Problem& problem, const Target& target, cons
 PlanCost estimate_cost(const Problem& problem, const Target& target, const Plan& plan,
                        std::int64_t batch) {
   const Problem computed = compute_problem(problem, plan);
-  PlanCost cost =
-      estimate_kernel_cost(computed, target, plan, make_plan_tiling(computed, plan), batch);
+  PlanCost cost = estimate_kernel_cost(CostFacts(computed), target, plan,
+                                       make_plan_tiling(computed, plan), batch);
   cost.cycles += estimate_staging_cycles(problem, target, plan);
   return cost;
 }

@@ -6,6 +6,9 @@
 // for its stores, permutes and loop control.
 #pragma once
 
+#include <array>
+#include <cstdint>
+
 #include <convt/problem.hpp>
 
 #include "compiler/plan/plan.hpp"
@@ -21,9 +24,20 @@ struct PlanCost {
   int vector_registers = 0;  ///< needed by the widest body
 };
 
-/// Of the kernel without staging, an image of a batch. `problem` is what the plan's kernel
-/// computes, `tiling` is make_uncut_tiling(problem, plan).
-PlanCost estimate_kernel_cost(const Problem& problem, const Target& target, const Plan& plan,
+/// What the estimates of all plans of a layer share: found once. `computed` is what the plans'
+/// kernels compute; it must outlive the facts.
+struct CostFacts {
+  explicit CostFacts(const Problem& computed);
+
+  const Problem& problem;
+  std::array<Axis, kMaxRank> axes;               ///< spatial_axes()
+  std::array<std::int64_t, kMaxRank> live_taps;  ///< live (input, tap) pairs of each
+  std::int64_t live_macs;
+};
+
+/// Of the kernel without staging, an image of a batch. `tiling` is make_uncut_tiling(problem,
+/// plan).
+PlanCost estimate_kernel_cost(const CostFacts& facts, const Target& target, const Plan& plan,
                               const Tiling& tiling, std::int64_t batch);
 
 /// Of the whole plan, staging included, an image of a batch. `problem` is the user's.

@@ -41,22 +41,26 @@ struct OrderedAxes {
   std::array<std::size_t, kMaxRank> order;  ///< which of the padded axes stands at each place
 };
 
+bool is_point(const Axis& axis) { return axis.input == 1 && axis.output == 1; }
+
 OrderedAxes order_axes(const Problem& problem) {
-  const std::array<Axis, kMaxRank> padded = padded_axes(problem);
-  std::array<std::size_t, kMaxRank> order{};
-  std::size_t place = 0;
-  for (const bool points : {true, false})
-    for (std::size_t a = 0; a < kMaxRank; ++a)
-      if ((padded[a].input == 1 && padded[a].output == 1) == points) order[place++] = a;
-  std::array<Axis, kMaxRank> axes{padded[order[0]], padded[order[1]], padded[order[2]]};
-  while (!(axes[1] == Axis{}) && is_pointwise(axes[1]) && is_separable(axes[2])) {
+  OrderedAxes ordered{padded_axes(problem), {0, 1, 2}};
+  auto& [axes, order] = ordered;
+  const auto swap = [&](std::size_t a, std::size_t b) {
+    std::swap(axes[a], axes[b]);
+    std::swap(order[a], order[b]);
+  };
+  // Points first; the others keep their order.
+  for (const std::size_t a : {1, 2, 1})
+    if (is_point(axes[a]) && !is_point(axes[a - 1])) swap(a - 1, a);
+  while (is_pointwise(axes[1]) && !(axes[1] == Axis{}) && is_separable(axes[2])) {
     axes[2].input *= axes[1].input;
     axes[2].output *= axes[1].input;
     axes[1] = axes[0];
     axes[0] = Axis{};
     std::swap(order[0], order[1]);
   }
-  return {axes, order};
+  return ordered;
 }
 
 /// One output at a time: its taps come from a table at run time, each a group of its own.

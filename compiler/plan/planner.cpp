@@ -33,8 +33,9 @@ class Planner {
         problem_(compute_problem(problem, base_)),
         target_(target),
         batch_(options.expected_batch),
+        facts_(problem_),
         staging_cycles_(estimate_staging_cycles(problem, target, base_)),
-        innermost_(spatial_axes(problem_)[2]),
+        innermost_(facts_.axes[2]),
         most_images_(choose_most_images()) {}
 
   std::vector<PlanReport::Candidate> candidates() {
@@ -86,6 +87,7 @@ class Planner {
   const Problem problem_;  ///< what the plans' kernels compute
   const Target& target_;
   const std::int64_t batch_;
+  const CostFacts facts_;  ///< of problem_
   const double staging_cycles_;
   const Axis innermost_;
   const int most_images_;  ///< of a tile
@@ -135,7 +137,7 @@ bool Planner::add(Plan plan) {
                       : problem_.layout == Layout::nchw && !plan.panel &&
                             problem_.ic_per_group() >= 8 && far_input;
   const Tiling& tiles = tiling(plan);
-  const PlanCost cost = estimate_kernel_cost(problem_, target_, plan, tiles, batch_);
+  const PlanCost cost = estimate_kernel_cost(facts_, target_, plan, tiles, batch_);
   if (cost.vector_registers > target_.vector_registers) return false;
   if (cost.code_bytes > kMaxCodeBytes) return true;
   const double cycles = cost.cycles + staging_cycles_;
@@ -180,7 +182,7 @@ void Planner::add_channel_lanes() {
 
 /// Input rows that an output row reads, at most.
 std::int64_t Planner::tap_rows() const {
-  const auto axes = spatial_axes(problem_);
+  const auto axes = facts_.axes;
   std::int64_t rows = 1;
   for (std::size_t a = 0; a < 2; ++a)
     rows *= (axes[a].kernel + axes[a].stride - 1) / axes[a].stride;
@@ -245,7 +247,7 @@ void Planner::add_with_row_panel(Plan plan) {
 
 /// Adds `plan` with tiles of several rows of h.
 void Planner::add_tile_rows(Plan plan, std::int64_t accumulators_a_row, double products_a_row) {
-  const Axis axis = spatial_axes(problem_)[1];
+  const Axis axis = facts_.axes[1];
   constexpr std::int64_t kMostRows = 12;  // each is a stream of stores
   if (axis.kernel == 1 || axis.kernel > kMaxStaticTaps) return;
   for (const int positions : {1, 2, 3, 4, 6, 8, 12}) {
@@ -418,9 +420,14 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
   Plan base;
   base.lanes = target.lanes;
   std::vector<Plan> bases;
+  const bool bf16 = problem.dtype == DataType::bf16 || problem.math_mode == MathMode::bf16;
+  const bool has_dot = problem.ic_per_group() >= (problem.groups == 1 ? 2 : 16) &&
+                       ((bf16 && target.dot_bf16) || (problem.is_int8() && target.dot_u8s8));
   const auto add = [&](Products products) {
     base.products = products;
     for (const bool convert : {false, true}) {
+      // Where words of several channels can be made, they are worth more than float32.
+      if (convert && products == Products::f32 && has_dot && !problem.input_activation) continue;
       base.convert = convert;
       const bool is_plain = products == Products::f32 && problem.dtype == DataType::f32;
       const bool panel = problem.input_activation && products == Products::f32 &&
@@ -430,7 +437,6 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
         bases.push_back(base);
     }
   };
-  const bool bf16 = problem.dtype == DataType::bf16 || problem.math_mode == MathMode::bf16;
   if (!problem.is_int8() || has_exact_sums(problem)) add(Products::f32);
   if (bf16 && target.dot_bf16) add(Products::bf16);
   if (problem.is_int8()) add(Products::int8);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <optional>
 
+#include "compiler/problem/activation_error.hpp"
 #include "compiler/problem/element.hpp"
 
 namespace convt {
@@ -21,7 +22,7 @@ struct Accuracy {
 };
 
 /// Of the steps that are more than a few operations.
-Accuracy accuracy_of(StepKind) { return {4, kTiny}; }
+Accuracy accuracy_of(StepKind kind) { return {max_ulp(kind), kTiny}; }
 
 /// Whether the step's formula has no value at some infinity (0 * inf), where its limit is as right.
 bool has_no_value_at_infinity(StepKind kind) {
@@ -84,8 +85,12 @@ double own_error(const EpilogueStep& step, double from, double to, bool negative
       [[fallthrough]];
     default: {
       const Accuracy accuracy = accuracy_of(step.kind);
-      // A sum of v and something else loses what v has.
-      const double size = step.kind == StepKind::snake ? std::max(from, to) : to;
+      double size = to;
+      if (step.kind == StepKind::snake) {
+        // A sum of v and something else, at most 1/|a|, loses what either has.
+        const double a = std::fabs(static_cast<double>(operands.row[0]));
+        size = std::max(from, to) + (a == 0 ? 0 : std::min(1 / a, a * from * from));
+      }
       return accuracy.ulps * ulp(kFloat32, size) + accuracy.absolute;
     }
   }
