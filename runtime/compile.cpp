@@ -114,9 +114,10 @@ class Compilation {
 
  private:
   Status choose_backend();
-  Status choose_candidates();
+  Status choose_candidates(const Target& target);
   Status use_given_plan();
   Status try_candidates();
+  Status try_smaller_tiles(Status refusal);
   Status build(const Candidate& candidate);
   Status generate_code(const program::Program& program, const Plan& plan);
   void describe_choice(const Candidate& taken);
@@ -143,10 +144,13 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
   if (Status status = choose_backend(); !status.ok()) return status.error();
   {
     const Stopwatch watch(times().total_us);
-    if (candidates_.empty()) {
-      if (Status status = choose_candidates(); !status.ok()) return status.error();
+    const bool plans = candidates_.empty();
+    if (plans) {
+      if (Status status = choose_candidates(key_.target); !status.ok()) return status.error();
     }
-    if (Status status = try_candidates(); !status.ok()) return status.error();
+    Status status = try_candidates();
+    if (plans && key_.options.plan.empty()) status = try_smaller_tiles(std::move(status));
+    if (!status.ok()) return status.error();
     finish();
   }
   return std::shared_ptr<const KernelState>(std::move(kernel_));
@@ -167,11 +171,11 @@ Status Compilation::choose_backend() {
   return ok_status();
 }
 
-Status Compilation::choose_candidates() {
+Status Compilation::choose_candidates(const Target& target) {
   const Stopwatch watch(times().plan_us);
   if (!key_.options.plan.empty()) return use_given_plan();
   Result<PlanChoice> choice =
-      choose_plan(key_.problem, key_.target,
+      choose_plan(key_.problem, target,
                   {.strict = key_.options.strict, .expected_batch = key_.options.expected_batch});
   if (!choice.ok()) return choice.error();
   info().reason = std::move(choice->report.reason);
@@ -218,6 +222,20 @@ Status Compilation::try_candidates() {
     if (!first_refusal) first_refusal = status.error();
   }
   return *std::move(first_refusal);
+}
+
+/// Where the estimates were wrong for every candidate: plans for fewer registers have smaller
+/// tiles, and so less code.
+Status Compilation::try_smaller_tiles(Status refusal) {
+  for (const int quarters : {3, 2}) {
+    if (refusal.ok() || refusal.error().code != ErrorCode::unsupported) break;
+    Target smaller = key_.target;
+    smaller.vector_registers = smaller.vector_registers * quarters / 4;
+    candidates_.clear();
+    if (!choose_candidates(smaller).ok()) break;
+    if (Status status = try_candidates(); status.ok() || quarters == 2) return status;
+  }
+  return refusal;
 }
 
 Status Compilation::build(const Candidate& candidate) {

@@ -666,13 +666,26 @@ double epilogue_cycles(const Problem& problem, const Plan& plan, const BodyCount
   return sum_over_steps(problem, plan, counts, activation_cycles);
 }
 
+/// Of the conversion of a vector that is stored.
+double narrow_instructions(DataType type, const Target& target) {
+  switch (type) {
+    case DataType::f32:
+      return 0;
+    case DataType::f16:
+      return 3;
+    case DataType::bf16:
+      return target.dot_bf16 ? 3 : 10;
+    default:
+      return 8;
+  }
+}
+
 /// Of the steps of a tile, and of what is stored as another type than float32.
-double epilogue_instructions(const Problem& problem, const Plan& plan, const BodyCounts& counts) {
-  const bool to_int8 = problem.dst_dtype == DataType::s8 || problem.dst_dtype == DataType::u8;
-  const double a_store = to_int8 ? 8 : problem.dst_dtype == DataType::f32 ? 0 : 3;
-  return a_store * counts.outputs + sum_over_steps(problem, plan, counts, [](StepKind kind) {
-           return 1 + 2 * activation_cycles(kind);
-         });
+double epilogue_instructions(const Problem& problem, const Target& target, const Plan& plan,
+                             const BodyCounts& counts) {
+  const double steps = sum_over_steps(
+      problem, plan, counts, [](StepKind kind) { return 1 + 2 * activation_cycles(kind); });
+  return steps + counts.outputs * narrow_instructions(problem.dst_dtype, target);
 }
 
 /// Instructions of a tile around its reduction.
@@ -737,7 +750,7 @@ PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const
       cost.code_bytes +=
           kBytesPerInstruction *
               (unrolled_steps(facts, plan, ic) * reduction + end_instructions(plan, counts) +
-               epilogue_instructions(facts.problem, plan, counts)) +
+               epilogue_instructions(facts.problem, target, plan, counts)) +
           150;
     }
     for (const TileRun& run : tiling.runs) {
