@@ -1,12 +1,12 @@
 """Transposed convolution in 1, 2 and 3 dimensions, compiled just in time for each layer.
 
-    y = convt.conv_transpose2d(x, w, b, stride=2, padding=1)       # NumPy arrays
+y = convt.conv_transpose2d(x, w, b, stride=2, padding=1)       # NumPy arrays
 
-    problem = convt.Problem(in_channels=64, out_channels=32, input=(16, 16), kernel=4, stride=2,
-                            padding=1)
-    kernel = convt.compile(problem)                                # once
-    packed = kernel.pack(w)                                        # once per set of weights
-    y = kernel.run(x, packed)                                      # often, from any threads
+problem = convt.Problem(in_channels=64, out_channels=32, input=(16, 16), kernel=4, stride=2,
+                        padding=1)
+kernel = convt.compile(problem)                                # once
+packed = kernel.pack(w)                                        # once per set of weights
+y = kernel.run(x, packed)                                      # often, from any threads
 """
 
 from ._convt import (

@@ -10,8 +10,24 @@ namespace {
 
 std::string shown(nb::handle value) { return nb::cast<std::string>(nb::repr(value)); }
 
-bool is_integer(nb::handle value) {
-  return PyIndex_Check(value.ptr()) && !nb::isinstance<nb::bool_>(value);
+/// The value of __index__; invalid if there is none. A bool is no number here, and arrays, which
+/// have an __index__ that fails, may be sequences.
+nb::object index_of(nb::handle value) {
+  if (!PyIndex_Check(value.ptr()) || nb::isinstance<nb::bool_>(value)) return {};
+  nb::object index = nb::steal(PyNumber_Index(value.ptr()));
+  if (!index.is_valid()) {
+    if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw nb::python_error();
+    PyErr_Clear();
+  }
+  return index;
+}
+
+std::int64_t to_int64(const char* name, nb::handle index) {
+  int overflow = 0;
+  const long long number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow != 0) raise_value(std::string(name) + ": " + shown(index) + " is out of range");
+  if (number == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
+  return number;
 }
 
 /// A sequence that is neither text nor bytes, as a tuple.
@@ -28,22 +44,18 @@ nb::tuple sequence(const char* name, nb::handle value, const char* expected) {
 }  // namespace
 
 std::int64_t integer_argument(const char* name, nb::handle value) {
-  if (!is_integer(value))
+  const nb::object index = index_of(value);
+  if (!index.is_valid()) {
     raise_type(std::string(name) + ": expected an integer, got " + shown(value));
-  const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
-  if (!index.is_valid()) throw nb::python_error();
-  int overflow = 0;
-  const long long number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-  if (overflow != 0) raise_value(std::string(name) + ": " + shown(index) + " is out of range");
-  if (number == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
-  return number;
+  }
+  return to_int64(name, index);
 }
 
 PerAxis per_axis_argument(const char* name, nb::handle value, int rank) {
   PerAxis axes{};
   const auto used = std::span(axes).first(static_cast<std::size_t>(rank));
-  if (is_integer(value)) {
-    std::ranges::fill(used, integer_argument(name, value));
+  if (const nb::object index = index_of(value); index.is_valid()) {
+    std::ranges::fill(used, to_int64(name, index));
     return axes;
   }
   const nb::tuple items = sequence(name, value, "an integer or a sequence of integers");
@@ -58,7 +70,7 @@ PerAxis per_axis_argument(const char* name, nb::handle value, int rank) {
 }
 
 std::vector<std::int64_t> lengths_argument(const char* name, nb::handle value) {
-  if (is_integer(value)) return {integer_argument(name, value)};
+  if (const nb::object index = index_of(value); index.is_valid()) return {to_int64(name, index)};
   const nb::tuple items = sequence(name, value, "an integer or a sequence of integers");
   if (items.size() < 1 || items.size() > static_cast<std::size_t>(kMaxRank)) {
     raise_value(std::string(name) + ": " + std::to_string(items.size()) +

@@ -192,13 +192,16 @@ Raises ValueError or TypeError naming the argument, NotImplementedError beyond a
                                              dst_zero_point,
                                              dst_scale}));
           },
-          nb::kw_only(), "in_channels"_a, "out_channels"_a, "input"_a, "kernel"_a, "stride"_a = 1,
-          "padding"_a = 0, "output_padding"_a = 0, "groups"_a = 1, "dilation"_a = 1,
-          "bias"_a = false, "layout"_a = "nchw", "dtype"_a = "float32", "out_dtype"_a = nb::none(),
-          "epilogue"_a = nb::none(), "math_mode"_a = "strict", "input_activation"_a = nb::none(),
-          "crop_begin"_a = nb::none(), "output"_a = nb::none(), "zero_tail"_a = 0,
-          "src_channel_pitch"_a = 0, "dst_channel_pitch"_a = 0, "residual_channel_pitch"_a = 0,
-          "src_zero_point"_a = 0, "dst_zero_point"_a = 0, "dst_scale"_a = 1.0,
+          nb::kw_only(), "in_channels"_a.none(), "out_channels"_a.none(), "input"_a.none(),
+          "kernel"_a.none(), "stride"_a.none() = 1, "padding"_a.none() = 0,
+          "output_padding"_a.none() = 0, "groups"_a.none() = 1, "dilation"_a.none() = 1,
+          "bias"_a.none() = false, "layout"_a.none() = "nchw", "dtype"_a.none() = "float32",
+          "out_dtype"_a.none() = nb::none(), "epilogue"_a.none() = nb::none(),
+          "math_mode"_a.none() = "strict", "input_activation"_a.none() = nb::none(),
+          "crop_begin"_a.none() = nb::none(), "output"_a.none() = nb::none(),
+          "zero_tail"_a.none() = 0, "src_channel_pitch"_a.none() = 0,
+          "dst_channel_pitch"_a.none() = 0, "residual_channel_pitch"_a.none() = 0,
+          "src_zero_point"_a.none() = 0, "dst_zero_point"_a.none() = 0, "dst_scale"_a = 1.0,
           nb::sig("def __init__(self, *, in_channels: int, out_channels: int, "
                   "input: int | collections.abc.Sequence[int], kernel: int | "
                   "collections.abc.Sequence[int], "
@@ -291,8 +294,9 @@ Raises ValueError or TypeError naming the argument, NotImplementedError beyond a
            })
       .def("__str__", &Problem::to_text)
       .def("__repr__", [](const Problem& p) { return "Problem.parse('" + p.to_text() + "')"; })
-      .def("__reduce__", [](const Problem& p) {
-        return nb::make_tuple(nb::type<Problem>().attr("parse"), nb::make_tuple(p.to_text()));
+      .def("__getstate__", &Problem::to_text)
+      .def("__setstate__", [](Problem& self, const std::string& text) {
+        new (&self) Problem(unwrap(parse_problem(text)));
       });
 }
 
@@ -387,7 +391,7 @@ Later changes of `w` do not reach the packed weights. Raises TypeError for anoth
 for another shape or an array that is not C-contiguous.)")
       .def("run", &run_kernel, "x"_a.none(), "packed"_a.none(), "bias"_a = nb::none(),
            nb::kw_only(), "out"_a = nb::none(), "residual"_a = nb::none(),
-           "parameters"_a = nb::none(), "input_parameters"_a = nb::none(), "threads"_a = 0,
+           "parameters"_a = nb::none(), "input_parameters"_a = nb::none(), "threads"_a.none() = 0,
            nb::sig("def run(self, x: object, packed: PackedWeights, bias: object | None = None, *, "
                    "out: object | None = None, residual: object | None = None, "
                    "parameters: object | None = None, input_parameters: object | None = None, "
@@ -427,7 +431,7 @@ are packed for another plan; MemoryError.)");
         return compile_problem(problem, options);
       },
       "problem"_a, nb::kw_only(), "backend"_a = "automatic", "strict"_a = false, "plan"_a = "",
-      "isa"_a = "", "expected_batch"_a = 1,
+      "isa"_a = "", "expected_batch"_a.none() = 1,
       nb::sig("def compile(problem: Problem, *, backend: str = 'automatic', strict: bool = False, "
               "plan: str = '', isa: str = '', expected_batch: int = 1) -> Kernel"),
       R"(The kernel of a problem: a few hundred microseconds, or below one if the process has it yet.
@@ -487,6 +491,9 @@ nb::object conv_transpose(nb::handle x_object, nb::handle w_object, nb::handle b
     raise_value("w: shape " + shape_text(w.shape()) + ", expected " +
                 std::to_string(layer.in_channels) + " input channels, as x has");
   }
+  if (layer.groups < 1) {
+    raise_value("groups: " + std::to_string(layer.groups) + ", expected at least 1");
+  }
   if (__builtin_mul_overflow(w.shape()[1], layer.groups, &layer.out_channels)) {
     raise_value("groups: " + std::to_string(layer.groups) + " is out of range");
   }
@@ -528,10 +535,11 @@ void bind_function(nb::module_& m) {
       "None, "
       "parameters: object | None = None, out: object | None = None, threads: int = 0) "
       "-> typing.Any";
-  m.def(name.c_str(), &conv_transpose<Rank>, "x"_a.none(), "w"_a.none(), "b"_a = nb::none(),
-        "stride"_a = 1, "padding"_a = 0, "output_padding"_a = 0, "groups"_a = 1, "dilation"_a = 1,
-        nb::kw_only(), "layout"_a = "nchw", "epilogue"_a = nb::none(), "residual"_a = nb::none(),
-        "parameters"_a = nb::none(), "out"_a = nb::none(), "threads"_a = 0,
+  m.def(name.c_str(), &conv_transpose<Rank>, "x"_a.none(), "w"_a.none(), "b"_a.none() = nb::none(),
+        "stride"_a.none() = 1, "padding"_a.none() = 0, "output_padding"_a.none() = 0,
+        "groups"_a.none() = 1, "dilation"_a.none() = 1, nb::kw_only(), "layout"_a.none() = "nchw",
+        "epilogue"_a.none() = nb::none(), "residual"_a.none() = nb::none(),
+        "parameters"_a.none() = nb::none(), "out"_a.none() = nb::none(), "threads"_a.none() = 0,
         nb::sig(signature.c_str()),
         R"(Transposed convolution of arrays: y, as torch.nn.functional.conv_transposeNd has it.
 
