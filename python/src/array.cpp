@@ -93,20 +93,30 @@ void Array::set_format(const char* format, std::size_t bytes) {
 
 bool Array::read_buffer(nb::handle object) {
   if (!PyObject_CheckBuffer(object.ptr())) return false;
-  nb::object bits;  // keeps a view alive until the buffer does
-  bool bfloat16 = false;
-  if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
-    // NumPy does not export types that it has not itself: those of ml_dtypes, for one.
+  // NumPy does not export types that it has not itself, such as ml_dtypes.bfloat16. Once one was
+  // seen, its dtype is recognised without waiting for NumPy to fail.
+  static nb::handle known_bfloat16;
+  bool bfloat16 =
+      known_bfloat16.is_valid() && nb::getattr(object, "dtype", nb::none()).is(known_bfloat16);
+  if (!bfloat16 && PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
     nb::python_error error;
     buffer_.obj = nullptr;
     const std::string dtype = dtype_text(object);
-    if (dtype != "bfloat16") {
-      if (dtype.empty()) throw error;
+    if (dtype.empty()) throw error;
+    bfloat16 = dtype == "bfloat16";
+    if (!bfloat16) {
       raise_type(std::string(name_) + ": " + dtype +
                  "; expected float32, float16, bfloat16, int8 or uint8");
     }
-    bfloat16 = true;
-    bits = object.attr("view")("uint16");
+    if (!known_bfloat16.is_valid()) known_bfloat16 = nb::getattr(object, "dtype").release();
+  }
+  if (bfloat16) {
+    static nb::handle view_name, view_type;
+    if (!view_type.is_valid()) {
+      view_name = nb::str("view").release();
+      view_type = nb::module_::import_("numpy").attr("dtype")("uint16").release();
+    }
+    const nb::object bits = object.attr(view_name)(view_type);  // the buffer keeps it alive
     if (PyObject_GetBuffer(bits.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
       buffer_.obj = nullptr;
       throw nb::python_error();

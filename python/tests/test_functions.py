@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import reference
 
 import convt
+import reference
 
 FUNCTIONS = {1: convt.conv_transpose1d, 2: convt.conv_transpose2d, 3: convt.conv_transpose3d}
 

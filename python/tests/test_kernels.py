@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-import reference
 
 import convt
+import reference
 
 RNG = np.random.default_rng(0)
 
