@@ -26,6 +26,7 @@
 #include "bench/interleaved.hpp"
 #include "compiler/problem/layers_file.hpp"
 #include "compiler/problem/tensor.hpp"
+#include "dialects/layers.hpp"
 #include "tools/float_buffer.hpp"
 #include "tools/layer_class.hpp"
 #include "tools/machine.hpp"
@@ -431,6 +432,7 @@ Status write_json(const BenchOptions& options, Machine* machine, const Report& r
 
 Result<std::vector<Layer>> select_layers(const BenchOptions& options) {
   LayerOptions reading;
+  reading.dialects = dialects::canonical_layer;
   reading.ignore_post = options.ignore_post;
   if (!options.layout.empty()) {
     reading.layout = options.layout == "nhwc" ? Layout::nhwc : Layout::nchw;

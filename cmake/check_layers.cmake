@@ -13,16 +13,17 @@ set(layers
   "compiler/backend/xbyak:compiler/target|compiler/program|compiler/backend"
   "runtime:compiler"
   "python/src:"
-  "tools:compiler|runtime"
-  "bench:compiler|runtime|tools"
-  "tests:compiler|runtime|tools"
+  "dialects:compiler/problem"
+  "tools:compiler|runtime|dialects"
+  "bench:compiler|runtime|dialects|tools"
+  "tests:compiler|runtime|dialects|tools"
   "examples:")
 
 # header : the folders that may include it
 set(third_party
   "xbyak/:compiler/backend/xbyak"
   "pthreadpool.h:runtime"
-  "nlohmann/:compiler/problem/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
+  "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
   "nanobind/:python"
   "Zydis/:tools|tests"
   "CLI/:tools|bench"

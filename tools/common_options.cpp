@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "dialects/layers.hpp"
+
 namespace convt::tools {
 
 namespace {
@@ -56,6 +58,7 @@ void add_threads_option(CLI::App& app, CommonOptions* options) {
 
 Result<std::vector<Layer>> load_layers(const CommonOptions& options) {
   LayerOptions reading;
+  reading.dialects = dialects::canonical_layer;
   reading.ignore_post = options.ignore_post;
   reading.skip_unknown_post = options.skip_unknown_post;
   reading.dtype = parse_dtype_key(options.dtype);

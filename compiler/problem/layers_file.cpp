@@ -396,6 +396,17 @@ Result<Json> parse_object(std::string_view text) {
   return object;
 }
 
+/// Has the hook translate the layer, then reads what it says.
+Result<Layer> parse_dialect_layer(std::string_view json_text, LayerOptions options) {
+  if (options.dialects == nullptr) {
+    return Error{ErrorCode::unsupported, "key 'dialect': is not offered here"};
+  }
+  const Result<std::string> canonical = options.dialects(json_text);
+  if (!canonical) return canonical.error();
+  options.dialects = nullptr;
+  return parse_layer(*canonical, options);
+}
+
 /// The short number where it reads back to the same one.
 Json float_to_json(float value) {
   const double brief = std::strtod(float_text(value).c_str(), nullptr);
@@ -434,6 +445,7 @@ std::optional<MathMode> parse_math_mode(std::string_view text) {
 Result<Layer> parse_layer(std::string_view json_text, const LayerOptions& options) {
   const Result<Json> object = parse_object(json_text);
   if (!object) return object.error();
+  if (object->contains("dialect")) return parse_dialect_layer(json_text, options);
 
   KeyReader keys(*object);
   keys.check_spelling();

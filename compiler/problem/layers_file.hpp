@@ -29,6 +29,9 @@
 //   macs                         checked when `verified` is true: n * live_macs()    -
 //   source, note                 kept for reports                                    ""
 //
+// With the key `dialect` ("torch" and others) a layer has the parameters of that framework's class
+// instead of those from `rank` to `bias`: dialects/layers.hpp. Only with LayerOptions::dialects.
+//
 // Per-axis values are lists of `rank` integers, or one integer for all axes. The output length is
 // (in-1)*s + (k-1)*d + 1 - p_begin - p_end + op. Other keys are ignored, except for long spellings
 // of the ones above ("stride") without the short one: those would be silently lost settings.
@@ -65,6 +68,9 @@ struct LayerOptions {
   std::optional<DataType> dtype = {};
   std::optional<DataType> dst_dtype = {};  ///< overrides
   std::optional<MathMode> math_mode = {};  ///< overrides
+  /// Turns the text of a layer with a key `dialect` into that of the same layer without one:
+  /// dialects::canonical_layer() (dialects/layers.hpp). Null: such layers are refused.
+  Result<std::string> (*dialects)(std::string_view json_text) = nullptr;
 };
 
 /// The names of key `dtype`: "u8s8" is u8, "s8s8" is s8.

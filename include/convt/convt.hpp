@@ -1,4 +1,5 @@
-// convt: transposed convolution, compiled just in time for each layer. Everything of the C++ API.
+// convt: transposed convolution, compiled just in time for each layer. Everything of the C++ API,
+// but for the front ends of frameworks (convt/dialects/).
 //
 //     convt::Problem problem = convt::conv_transpose2d({.in_channels = 64, .out_channels = 32,
 //         .input = {16, 16}, .kernel = {4, 4}, .stride = {2, 2}, .padding = {1, 1}});

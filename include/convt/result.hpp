@@ -4,6 +4,7 @@
 // throws convt::Exception carrying the same message.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -19,19 +20,53 @@ enum class ErrorCode {
   internal,  ///< a defect of convt: a program that its verifier could not prove, for one
 };
 
+/// The exception that a framework raises for the same mistake, by Python's names: set by the front
+/// ends of convt/dialects/, none elsewhere.
+enum class ErrorClass : std::uint8_t {
+  none,
+  value_error,
+  type_error,
+  runtime_error,
+  attribute_error,
+  assertion_error,
+};
+
+/// "ValueError" and so on; "" for none.
+inline const char* to_string(ErrorClass error_class) {
+  switch (error_class) {
+    case ErrorClass::none:
+      return "";
+    case ErrorClass::value_error:
+      return "ValueError";
+    case ErrorClass::type_error:
+      return "TypeError";
+    case ErrorClass::runtime_error:
+      return "RuntimeError";
+    case ErrorClass::attribute_error:
+      return "AttributeError";
+    case ErrorClass::assertion_error:
+      return "AssertionError";
+  }
+  return "";
+}
+
 struct Error {
   ErrorCode code = ErrorCode::internal;
   std::string message;
+  ErrorClass error_class = ErrorClass::none;
 };
 
 /// Thrown by Result<T>::value() only.
 class Exception : public std::runtime_error {
  public:
-  explicit Exception(const Error& error) : std::runtime_error(error.message), code_(error.code) {}
+  explicit Exception(const Error& error)
+      : std::runtime_error(error.message), code_(error.code), error_class_(error.error_class) {}
   [[nodiscard]] ErrorCode code() const { return code_; }
+  [[nodiscard]] ErrorClass error_class() const { return error_class_; }
 
  private:
   ErrorCode code_;
+  ErrorClass error_class_;
 };
 
 template <class T>

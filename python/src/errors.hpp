@@ -25,6 +25,20 @@ namespace nb = nanobind;
 [[noreturn]] inline void raise_type(const std::string& message) { raise(PyExc_TypeError, message); }
 
 [[noreturn]] inline void raise(const Error& error) {
+  switch (error.error_class) {
+    case ErrorClass::value_error:
+      raise(PyExc_ValueError, error.message);
+    case ErrorClass::type_error:
+      raise(PyExc_TypeError, error.message);
+    case ErrorClass::runtime_error:
+      raise(PyExc_RuntimeError, error.message);
+    case ErrorClass::attribute_error:
+      raise(PyExc_AttributeError, error.message);
+    case ErrorClass::assertion_error:
+      raise(PyExc_AssertionError, error.message);
+    default:
+      break;
+  }
   switch (error.code) {
     case ErrorCode::invalid_argument:
       raise(PyExc_ValueError, error.message);
