@@ -16,7 +16,6 @@ from ._convt import (
     PackedWeights,
     PlanCandidate,
     Problem,
-    __version__,
     cache_clear,
     cache_statistics,
     compile,
@@ -24,6 +23,7 @@ from ._convt import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from ._convt import version as __version__
 
 __all__ = [
     "CompileTimes",

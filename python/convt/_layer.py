@@ -9,13 +9,14 @@ import numpy as np
 from . import _convt
 
 
-def numpy_dtype(name: str) -> np.dtype:
+def numpy_dtype(name: str) -> np.dtype[Any]:
     """A NumPy dtype by convt's name of it; bfloat16 is that of ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
 
 
 def dtype_name(dtype: object) -> str | None:

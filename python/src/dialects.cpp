@@ -52,7 +52,7 @@ class Parameters {
     if (value.is_none()) return "";
     return nb::isinstance<nb::str>(value) ? nb::cast<std::string>(value) : shown(value);
   }
-  [[nodiscard]] IntOrList lengths(const char* name) const { return to_lengths(object(name)); }
+  [[nodiscard]] IntOrList lengths(const char* name) const { return to_lengths(name, object(name)); }
   [[nodiscard]] std::optional<IntOrList> optional_lengths(const char* name) const {
     if (object(name).is_none()) return {};
     return lengths(name);
@@ -81,19 +81,19 @@ class Parameters {
   }
 
  private:
-  static IntOrList to_lengths(nb::handle value) {
+  static IntOrList to_lengths(const char* name, nb::handle value) {
     const auto is_integer = [](nb::handle item) {
       return PyIndex_Check(item.ptr()) && !nb::isinstance<nb::bool_>(item) &&
              !PySequence_Check(item.ptr());
     };
-    if (is_integer(value)) return integer_argument("", value);
+    if (is_integer(value)) return integer_argument(name, value);
     if (!nb::isinstance<nb::list>(value) && !nb::isinstance<nb::tuple>(value)) {
       return IntOrList::wrong_type(shown(value));
     }
     std::vector<std::int64_t> items;
     for (const nb::handle item : nb::borrow<nb::object>(value)) {
       if (!is_integer(item)) return IntOrList::wrong_type(shown(value));
-      items.push_back(integer_argument("", item));
+      items.push_back(integer_argument(name, item));
     }
     return items;
   }
@@ -271,7 +271,7 @@ void bind_dialects(nb::module_& m) {
             for (const nb::handle item : shape) lengths.push_back(integer_argument("weight", item));
             unwrap(module.check_weight_shape(lengths));
           },
-          "shape"_a)
+          "shape"_a, nb::sig("def check_weight_shape(self, shape: tuple[int, ...]) -> None"))
       .def(
           "check_bias_shape",
           [](const Module& module, const nb::tuple& shape) {
@@ -279,7 +279,7 @@ void bind_dialects(nb::module_& m) {
             for (const nb::handle item : shape) lengths.push_back(integer_argument("bias", item));
             unwrap(module.check_bias_shape(lengths));
           },
-          "shape"_a)
+          "shape"_a, nb::sig("def check_bias_shape(self, shape: tuple[int, ...]) -> None"))
       .def("call", &call, "shape"_a, "dtype"_a, "weights_dtype"_a, "channels_last"_a,
            "output_size"_a.none(),
            nb::sig("def call(self, shape: tuple[int, ...], dtype: object, weights_dtype: object, "
@@ -302,13 +302,15 @@ void bind_dialects(nb::module_& m) {
           "Weights and bias (None without one) as the framework initialises them.");
 
   const auto bind = [&](const char* name, auto one, auto two, auto three) {
+    const std::string signature =
+        "def " + std::string(name) + "(rank: int, parameters: dict[str, typing.Any]) -> Module";
     m.def(
         name,
         [one, two, three](int rank, nb::dict values) {
           const Parameters parameters(std::move(values));
           return rank == 1 ? one(parameters) : rank == 2 ? two(parameters) : three(parameters);
         },
-        "rank"_a, "parameters"_a);
+        "rank"_a, "parameters"_a, nb::sig(signature.c_str()));
   };
   bind("torch_module", torch_module<torch::ConvTranspose1d>, torch_module<torch::ConvTranspose2d>,
        torch_module<torch::ConvTranspose3d>);

@@ -588,7 +588,7 @@ nb::dict cache_statistics() {
 NB_MODULE(_convt, m) {
   using namespace convt::python;
   m.doc() = "Transposed convolution, compiled just in time.";
-  m.attr("__version__") = CONVT_VERSION_STRING;
+  m.attr("version") = CONVT_VERSION_STRING;
   bind_problem(m);
   bind_info(m);
   bind_kernel(m);

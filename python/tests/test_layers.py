@@ -4,12 +4,12 @@ import inspect
 
 import numpy as np
 import pytest
-import reference
 
 import convt.keras
 import convt.megengine
 import convt.mindspore
 import convt.torch
+import reference
 
 RNG = np.random.default_rng(0)
 
