@@ -125,7 +125,7 @@ bool Array::read_buffer(nb::handle object) {
   try {
     if (buffer_.suboffsets != nullptr) raise_value(std::string(name_) + ": has suboffsets");
     set_rank(buffer_.ndim);
-    if (bfloat16) {
+    if (bfloat16 && buffer_.itemsize == 2) {
       type_ = DataType::bf16;
     } else {
       set_format(buffer_.format, static_cast<std::size_t>(buffer_.itemsize));
@@ -134,8 +134,17 @@ bool Array::read_buffer(nb::handle object) {
     PyBuffer_Release(&buffer_);
     throw;
   }
-  std::copy_n(buffer_.shape, rank_, shape_.begin());
-  std::copy_n(buffer_.strides, rank_, strides_.begin());
+  // ctypes and others leave out what follows from the rest.
+  if (buffer_.shape != nullptr) {
+    std::copy_n(buffer_.shape, rank_, shape_.begin());
+  } else if (rank_ > 0) {
+    rank_ = 1;
+    shape_[0] = buffer_.len / buffer_.itemsize;
+  }
+  std::int64_t step = buffer_.itemsize;
+  for (std::size_t a = rank_; a-- > 0; step *= shape_[a]) {
+    strides_[a] = buffer_.strides != nullptr ? buffer_.strides[a] : step;
+  }
   data_ = buffer_.buf;
   read_only_ = buffer_.readonly != 0;
   return true;

@@ -57,6 +57,15 @@ def test_memoryview_and_array():
     assert np.array_equal(np.asarray(out), Y)
 
 
+def test_ctypes():
+    x = (((ctypes.c_float * 5) * 5) * 4 * 2)()
+    np.asarray(x)[...] = X
+    assert np.array_equal(run(x), Y)
+    flat = (ctypes.c_float * 3)()
+    assert np.array_equal(run(b=flat), Y)
+    refused(ValueError, "^x: shape", flat)
+
+
 def test_read_only_inputs():
     x, w, b = X.copy(), W.copy(), np.zeros(3, np.float32)
     for each in (x, w, b):
@@ -274,6 +283,25 @@ def test_wrong_numbers():
     refused(ValueError, "^epilogue: ", epilogue="clip:1")
     refused(TypeError, "^epilogue: ", epilogue=[1])
     refused(ValueError, "epilogue", epilogue=["relu"] * 9)
+
+
+def test_a_false_bfloat16():
+    class False_:
+        dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+
+        def view(self, dtype):
+            return np.zeros(X.shape, np.float64)
+
+    run(*(each.astype(False_.dtype) for each in (X, W)))
+    refused(TypeError, "^x: ", False_())
+
+    class Buffer(bytearray):
+        dtype = False_.dtype
+
+        def view(self, dtype):
+            return np.zeros(X.shape, np.float64)
+
+    refused(TypeError, "^x: elements of type 'd'", Buffer(100))
 
 
 def test_overlaps():
