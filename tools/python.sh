@@ -5,7 +5,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-requirements=("nanobind>=2.9" "scikit-build-core>=0.11" "numpy>=1.23" "pytest>=7" "hypothesis>=6"
+requirements=("nanobind>=2.9" "scikit-build-core>=0.11" "numpy>=1.23" "pytest>=7"
   "ml_dtypes>=0.3")
 
 # Debian's own where there are any: others first in PATH may be shims.
