@@ -1,6 +1,6 @@
 #include <convt/dialects/mindspore.hpp>
 
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <utility>

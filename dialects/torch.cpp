@@ -1,7 +1,5 @@
 #include <convt/dialects/torch.hpp>
 
-#include <cmath>
-
 #include "dialects/module_parts.hpp"
 
 namespace convt::torch {

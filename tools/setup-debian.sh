@@ -10,6 +10,7 @@ packages=(
   nlohmann-json3-dev  # layers files
   libcli11-dev libfmt-dev libpng-dev libzydis-dev  # the convt command
   libgtest-dev libgmock-dev librapidcheck-dev      # the tests
+  python3 python3-dev python3-venv                 # the Python package
 )
 
 if ! command -v dpkg-query > /dev/null; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bare Debian 12 to a tested convt; exits non-zero if anything failed.
-#   tools/test.sh               build, unit tests, real layers against the reference
+#   tools/test.sh               build, unit tests, real layers against the reference, Python package
 #   tools/test.sh --sanitizers  besides, chosen tests under ASan + UBSan, and under TSan
 #   tools/test.sh --full        besides both, all tests under ASan + UBSan, and every element of
 #                               every real layer and every float32 of every activation instead of
@@ -126,6 +126,8 @@ if [[ -x $convt && -f $layers ]]; then
 else
   printf '\n== real layers: SKIPPED, no %s or no %s\n' "$convt" "$layers"
 fi
+
+step "Python package" tools/python.sh
 
 if ((full)); then
   step "build asan-ubsan" build asan-ubsan && step "tests under asan-ubsan" run_tests asan-ubsan

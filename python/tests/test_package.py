@@ -1,0 +1,27 @@
+"""What is installed."""
+
+import ast
+import inspect
+import pathlib
+
+import convt
+
+FOLDER = pathlib.Path(convt.__file__).parent
+
+
+def test_version():
+    cmake = pathlib.Path(__file__).parents[2] / "CMakeLists.txt"
+    assert f"VERSION {convt.__version__}\n" in cmake.read_text()
+
+
+def test_types():
+    assert (FOLDER / "py.typed").exists()
+    stubs = ast.parse((FOLDER / "_convt.pyi").read_text())
+    named = {getattr(node, "name", None) for node in stubs.body}
+    assert set(convt.__all__) - {"__version__"} <= named
+
+
+def test_everything_is_documented():
+    for name in convt.__all__:
+        thing = getattr(convt, name)
+        assert name == "__version__" or inspect.getdoc(thing), name

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds the Python package next to the C++ libraries of build/release and runs its tests.
+#   tools/python.sh [arguments of pytest]
+#   tools/python.sh --setup    only the virtual environment, build/python, and what it needs from PyPI
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+requirements=("nanobind>=2.9" "scikit-build-core>=0.11" "numpy>=1.23" "pytest>=7"
+  "ml_dtypes>=0.3")
+
+# Debian's own where there are any: others first in PATH may be shims.
+python=/usr/bin/python3 cmake=/usr/bin/cmake make_program=()
+[[ -x $python ]] || python=python3
+[[ -x $cmake ]] || cmake=cmake
+[[ -x /usr/bin/ninja ]] && make_program=(-DCMAKE_MAKE_PROGRAM=/usr/bin/ninja)
+
+venv=$PWD/build/python
+if [[ ! -x $venv/bin/pip ]]; then
+  "$python" -m venv "$venv"
+fi
+wanted=$(printf '%s\n' "${requirements[@]}")
+if [[ $(cat "$venv/requirements.txt" 2> /dev/null) != "$wanted" ]]; then
+  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check "${requirements[@]}"; then
+    echo "python.sh: pip could not install ${requirements[*]} (see above); is PyPI in reach?" >&2
+    exit 1
+  fi
+  printf '%s\n' "$wanted" > "$venv/requirements.txt"
+fi
+[[ ${1-} == --setup ]] && exit
+
+"$cmake" --preset release "${make_program[@]}" -DCONVT_PYTHON=ON \
+  -DPython_EXECUTABLE="$venv/bin/python" > build/python.configure.log 2>&1 || {
+  cat build/python.configure.log >&2
+  exit 1
+}
+"$cmake" --build build/release -j "$(nproc)" --target convt_python_package
+PYTHONPATH=$PWD/build/release/python exec "$venv/bin/python" -m pytest -q "$@"
