@@ -294,6 +294,15 @@ TEST_F(CliTest, BadLayersAreRefused) {
   expect_refused({"verify", "--layers", "bad.jsonl"}, {"bad.jsonl:2"});
 }
 
+TEST_F(CliTest, LayersInAFrameworksWords) {
+  const std::string layer =
+      R"({"dialect": "keras", "input_shape": [1, 5, 4], "filters": 3, "kernel_size": 3, "padding": )";
+  const Outcome outcome = convt({"verify", "--layer", layer + R"("same"})"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("nhwc"));
+  expect_refused({"verify", "--layer", layer + "1}"}, {"--layer", "padding"});
+}
+
 TEST_F(CliTest, UnknownEpilogueStepsAreRefusedUnlessDropped) {
   const std::string layer = R"({"ic": 2, "oc": 2, "in": [5], "k": [3], "post": ["instancenorm"]})";
   expect_refused({"run", "--layer", layer},
