@@ -165,7 +165,7 @@ class Tracer {
     });
     if (has_memory(inst) && inst.op != Op::prefetch) access(inst);
     if (!writes_dst(inst.op)) return;
-    if (!writes_mask(inst.op)) vectors_[inst.dst] = true;
+    if (in_vectors || !writes_mask(inst.op)) vectors_[inst.dst] = true;
     if (writes_mask(inst.op)) masks_[inst.dst] = inst.op == Op::mask_const ? inst.imm : kUnknown;
     if (in_vectors) masks_[inst.dst] = inst.op == Op::load ? constant_mask(inst) : kUnknown;
   }

@@ -18,6 +18,7 @@
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/passes.hpp"
 #include "tests/access_trace.hpp"
+#include "tests/feature_cells.hpp"
 #include "tests/guarded_buffer.hpp"
 #include "tests/mutation.hpp"
 #include "tests/random_cover.hpp"
@@ -243,6 +244,39 @@ TEST(Mutation, ProgramsOfRandomLayers) {
     mutants += kPerProgram;
   }
   std::cout << "seed " << seed() << ": " << counts << "\n";
+}
+
+// ---- Programs of element types and epilogues.
+
+/// In every so many-th cell, a few mutants of the Program, if its plan fits.
+void check_cells(const std::vector<FeatureCell>& all, const Target& target, std::size_t every) {
+  std::mt19937 random(seed());
+  Counts counts;
+  const std::vector<FeatureCell> cells = possible_cells(all);
+  for (std::size_t i = seed() % every; i < cells.size(); i += every) {
+    const std::optional<LayerCase> layer = draw_in_cell(cells[i], target, seed());
+    if (!layer) continue;
+    const Problem& problem = layer->problem;
+    if (problem.live_macs() > 200'000) continue;  // mutants are interpreted
+    const Result<Program> lowered = lower(problem, target, parse_plan(layer->plan).value());
+    ASSERT_TRUE(lowered.ok()) << lowered.error().message << layer->to_text();
+    const Result<Program> program = allocate_registers(legalise(*lowered, target));
+    if (!program) continue;
+    const Result<VerifyStats> verified = verify(*program);
+    ASSERT_TRUE(verified.ok()) << verified.error().message << layer->to_text();
+    const AccessTrace trace = trace_accesses(*program, kBatch);
+    ASSERT_TRUE(trace.sound()) << trace.violation << layer->to_text();
+    check_mutants(*program, 5, random, counts);
+    ASSERT_FALSE(::testing::Test::HasFatalFailure()) << layer->to_text() << ", seed " << seed();
+  }
+  std::cout << "seed " << seed() << ": " << counts << "\n";
+  EXPECT_GE(counts.refused + counts.equal + counts.value_only, 100);
+}
+
+TEST(Mutation, ProgramsOfTypes) { check_cells(type_cells(), generic_target(Isa::avx512), 9); }
+TEST(Mutation, ProgramsOfSteps) { check_cells(step_cells(), generic_target(Isa::avx2), 19); }
+TEST(Mutation, ProgramsOfInputActivations) {
+  check_cells(input_activation_cells(), generic_target(Isa::avx512), 9);
 }
 
 }  // namespace
