@@ -293,7 +293,7 @@ void check_arbitrary_plans(int count, const Extras& extras, double least_share) 
 
 TEST(Lower, ArbitraryPlansAreRightOrRefused) { check_arbitrary_plans(20'000, {}, 0.02); }
 TEST(Lower, ArbitraryPlansOfTypesAndStepsAreRightOrRefused) {
-  check_arbitrary_plans(60'000, kAllExtras, 0.01);
+  check_arbitrary_plans(30'000, kAllExtras, 0.01);
 }
 
 // ---- Code size.

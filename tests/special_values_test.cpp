@@ -206,7 +206,7 @@ TEST_P(SpecialValues, AppearWhereTheDefinitionSays) {
 constexpr Extras kFloatExtras{.float_types = true, .steps = true, .input_activation = true};
 
 TEST_P(SpecialValues, GoThroughTypesAndSteps) {
-  sweep(2'000, GetParam().poison, check_result, kFloatExtras);
+  sweep(800, GetParam().poison, check_result, kFloatExtras);
 }
 
 INSTANTIATE_TEST_SUITE_P(Places, SpecialValues,
@@ -262,7 +262,7 @@ void make_tiny(LayerData& data, Random& random) {
   data.clear_dst();
 }
 
-TEST(Denormals, OfAnyTypeGoThroughSteps) { sweep(3'000, make_tiny, check_result, kFloatExtras); }
+TEST(Denormals, OfAnyTypeGoThroughSteps) { sweep(1'000, make_tiny, check_result, kFloatExtras); }
 
 /// Products far below the normal range, rounded.
 void make_small(LayerData& data, Random& random) {

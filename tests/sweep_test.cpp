@@ -87,7 +87,7 @@ void sweep_end_to_end(Theme theme, int count, const Extras& extras) {
 }
 
 TEST_P(Sweep, EndToEnd) { sweep_end_to_end(GetParam(), 5'000, {}); }
-TEST_P(Sweep, EndToEndOfTypesAndSteps) { sweep_end_to_end(GetParam(), 600, kAllExtras); }
+TEST_P(Sweep, EndToEndOfTypesAndSteps) { sweep_end_to_end(GetParam(), 400, kAllExtras); }
 
 void sweep_threads(Theme theme, int count, const Extras& extras) {
   Runtime runtime({.cache_bytes = kCacheBytes, .threads = 5, .task_us = 0});
@@ -109,7 +109,7 @@ void sweep_threads(Theme theme, int count, const Extras& extras) {
 }
 
 TEST_P(Sweep, ThreadsChangeNoBit) { sweep_threads(GetParam(), 100, {}); }
-TEST_P(Sweep, ThreadsChangeNoBitOfTypesAndSteps) { sweep_threads(GetParam(), 100, kAllExtras); }
+TEST_P(Sweep, ThreadsChangeNoBitOfTypesAndSteps) { sweep_threads(GetParam(), 60, kAllExtras); }
 
 INSTANTIATE_TEST_SUITE_P(Themes, Sweep, ::testing::ValuesIn(all_themes()),
                          [](const auto& theme) { return to_string(theme.param); });
@@ -175,7 +175,7 @@ TEST(Bodies, OfTypesAndSteps) {
   const Machine machine(host_target());
   if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
   Quotas quotas(machine.target(), kAllExtras);
-  quotas.fill(scaled(6), [&](const LayerCase& layer) { return machine.check(layer); });
+  quotas.fill(scaled(3), [&](const LayerCase& layer) { return machine.check(layer); });
   quotas.expect(is_scaled_down() ? 0 : 1, is_scaled_down() ? 1 : 500);
 }
 
