@@ -205,6 +205,13 @@ std::int64_t Planner::reach() const {
 /// Tiles a run so that what the phases write between each other's pixels is still in the L2 cache,
 /// but not so few that a run reads much more than its own inputs.
 int Planner::cached_run(const Plan& plan) const {
+  // Long pixels: all channels of a few positions, then of the next, as they lie in memory. What a
+  // tile loads and stores of them is far apart otherwise.
+  constexpr std::int64_t kLongPixelBytes = 1024;
+  const std::int64_t pixel = problem_.dst_pitch() * std::int64_t{4};
+  if (pixel >= kLongPixelBytes && pixel * problem_.output_spatial() > target_.l2_bytes / 2 &&
+      innermost_.kernel >= 3 * innermost_.stride)
+    return 1;
   const std::int64_t tile_bytes =
       tile_width(plan) * innermost_.stride * problem_.dst_pitch() * std::int64_t{4};
   const std::int64_t tiles =
