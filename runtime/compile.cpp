@@ -67,6 +67,16 @@ StagedBytes staged_bytes(const program::Program& program) {
   return bytes;
 }
 
+/// Images that go through all stages together: what is staged of them should still be in the L2
+/// cache when it is read, unless the weights, which each such block reads anew, are larger.
+std::int64_t choose_images_at_a_time(const KernelState& kernel) {
+  const auto weights = static_cast<std::int64_t>(kernel.packed.bytes());
+  const std::int64_t bytes = std::max(kernel.target.l2_bytes / 2, 4 * weights);
+  const auto image = static_cast<std::int64_t>(kernel.staged.src + kernel.staged.dst);
+  const std::int64_t tile = kernel.plan.images;
+  return std::max<std::int64_t>(bytes / image / tile, 1) * tile;
+}
+
 RunStage make_run_stage(const program::Stage& stage) {
   RunStage run;
   for (const program::Coordinate& coordinate : stage.grid) {
@@ -309,7 +319,10 @@ void Compilation::finish() {
   kernel.pool = context_.pool;
   // All slices there can be: those that no task uses cost address space only.
   kernel.workspaces = std::make_unique<WorkspacePool>(slice_bytes_, WorkspacePool::kMaxSlices);
-  if (kernel.staged.any()) kernel.staging = std::make_unique<StagingPool>();
+  if (kernel.staged.any()) {
+    kernel.staging = std::make_unique<StagingPool>();
+    kernel.staged.images = choose_images_at_a_time(kernel);
+  }
   info().workspace_bytes = kernel.workspaces->slice_bytes() + kernel.staged.total(1);
   info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
   info().backend = to_string(interpreted_ ? Backend::interpreter : Backend::xbyak);

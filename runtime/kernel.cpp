@@ -122,7 +122,7 @@ Result<WeightsView> Kernel::pack_into(const void* canonical, std::size_t count, 
 }
 
 std::size_t Kernel::workspace_bytes(int threads, std::int64_t batch) const {
-  return state_->staged.total(std::max<std::int64_t>(batch, 0)) +
+  return state_->staged.total(state_->staged.at_a_time(std::max<std::int64_t>(batch, 0))) +
          state_->workspaces->slice_bytes() * static_cast<std::size_t>(std::max(threads, 1));
 }
 

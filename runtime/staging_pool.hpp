@@ -14,9 +14,14 @@ namespace convt {
 /// Bytes that a kernel stages for each image; 0 for most kernels.
 struct StagedBytes {
   std::size_t src = 0, dst = 0;
+  std::int64_t images = 1;  ///< that go through all stages together: as many as caches hold
 
   [[nodiscard]] bool any() const { return src + dst != 0; }
-  /// Of all images of a run, y after x; each begins a cache line.
+  /// Images of a run of `batch` that are staged at a time.
+  [[nodiscard]] std::int64_t at_a_time(std::int64_t batch) const {
+    return batch < images ? batch : images;
+  }
+  /// Of so many images, y after x; each begins a cache line.
   [[nodiscard]] std::size_t dst_offset(std::int64_t batch) const { return whole_lines(src, batch); }
   [[nodiscard]] std::size_t total(std::int64_t batch) const {
     return dst_offset(batch) + whole_lines(dst, batch);
