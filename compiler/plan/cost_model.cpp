@@ -40,7 +40,7 @@ constexpr double kFarOutputPixel = 5.4;                    // ... of storing to 
 constexpr double kBiasStore = 1.7;                         // in rows that no tap reaches
 constexpr double kSquareCycles = 39;     // transposing lanes x lanes elements, memory to memory
 constexpr double kInterleaveStep = 0.6;  // a permute of interleaving or the reverse
-constexpr double kStagedTraffic = 1.2;   // of the tensors, in and out of their staged order
+constexpr double kStagedTraffic = 1.5;   // of the tensors, in and out of their staged order
 constexpr double kBytesPerInstruction = 8.5, kLineBytes = 64;
 // What a broadcast is worth in loads, on its own and as an operand of a multiply-add, in tiles of
 // several rows: they have few other loads to wait for.
