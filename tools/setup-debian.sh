@@ -5,7 +5,8 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build pkg-config
-  libxbyak-dev        # the machine-code backend's assembler
+  libxbyak-dev        # the assembler of the backend for AVX-512
+  llvm-19-dev         # the backend for everything else
   libpthreadpool-dev  # the default thread pool
   nlohmann-json3-dev  # layers files
   libcli11-dev libfmt-dev libpng-dev libzydis-dev  # the convt command
