@@ -11,6 +11,7 @@ set(layers
   "compiler/program:compiler/target|compiler/problem|compiler/packing|compiler/plan"
   "compiler/lower:compiler/target|compiler/problem|compiler/packing|compiler/plan|compiler/program"
   "compiler/backend/xbyak:compiler/target|compiler/program|compiler/backend"
+  "compiler/object:compiler/target|compiler/backend"
   "runtime:compiler"
   "python/src:"
   "dialects:compiler/problem"
