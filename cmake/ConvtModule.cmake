@@ -33,12 +33,16 @@ function(convt_compile_options target)
   endif()
 endfunction()
 
-# convt_module(<name> [PUBLIC libs...] [PRIVATE libs...])
-# The static library of the current folder, made of all *.cpp in it. PUBLIC are the libraries whose
-# headers this folder's headers include. A folder without sources yet is an interface library.
+# convt_module(<name> [SOURCES files...] [PUBLIC libs...] [PRIVATE libs...])
+# The static library of the current folder, made of all *.cpp in it, or of SOURCES. PUBLIC are the
+# libraries whose headers this folder's headers include. A folder without sources yet is an
+# interface library.
 function(convt_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "PUBLIC;PRIVATE")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;PUBLIC;PRIVATE")
   file(GLOB sources CONFIGURE_DEPENDS *.cpp)
+  if(arg_SOURCES)
+    set(sources ${arg_SOURCES})
+  endif()
   if(NOT sources)
     add_library(${name} INTERFACE)
     target_link_libraries(${name} INTERFACE convt_headers ${arg_PUBLIC} ${arg_PRIVATE})

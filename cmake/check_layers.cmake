@@ -11,6 +11,8 @@ set(layers
   "compiler/program:compiler/target|compiler/problem|compiler/packing|compiler/plan"
   "compiler/lower:compiler/target|compiler/problem|compiler/packing|compiler/plan|compiler/program"
   "compiler/backend/xbyak:compiler/target|compiler/program|compiler/backend"
+  "compiler/backend/llvm:compiler/target|compiler/program|compiler/backend"
+  "compiler/object:compiler/target|compiler/backend"
   "runtime:compiler"
   "python/src:"
   "dialects:compiler/problem"
@@ -22,6 +24,7 @@ set(layers
 # header : the folders that may include it
 set(third_party
   "xbyak/:compiler/backend/xbyak"
+  "llvm/:compiler/backend/llvm"
   "pthreadpool.h:runtime"
   "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
   "nanobind/:python"

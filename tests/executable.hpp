@@ -36,6 +36,7 @@ class Executable {
                                                     code_.stage_entries[stage]);
     entry(&args, begin, end);
   }
+  [[nodiscard]] std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(pages_); }
 
  private:
   const Code code_;

@@ -16,7 +16,7 @@
 namespace convt {
 namespace {
 
-constexpr int kIsaCount = 3;
+constexpr int kIsaCount = 4;
 
 /// The table of what an ISA offers; cache sizes are the defaults of Target.
 Target shape_of(Isa isa) {
@@ -26,6 +26,10 @@ Target shape_of(Isa isa) {
     target.lanes = 16;
     target.vector_registers = 32;
     target.mask_registers = 7;  // k0 means "no mask" where a mask is named
+  }
+  if (isa == Isa::neon) {
+    target.lanes = 4;
+    target.vector_registers = 32;
   }
   return target;
 }
@@ -182,7 +186,11 @@ Isa isa_cap() {
   const char* text = std::getenv("CONVT_MAX_ISA");
   if (text == nullptr || *text == '\0') return Isa::avx512;
   const Result<Isa> isa = parse_isa(text);
-  if (isa.ok()) return *isa;
+  if (isa.ok() && *isa != Isa::neon) return *isa;
+  if (isa.ok()) {
+    std::fprintf(stderr, "convt: CONVT_MAX_ISA is ignored: no cap of this machine is '%s'\n", text);
+    return Isa::avx512;
+  }
   // There is no caller to return an error to, and ignoring a mistyped cap in silence would make a
   // test of AVX2 pass on AVX-512.
   std::fprintf(stderr, "convt: CONVT_MAX_ISA is ignored: %s\n", isa.error().message.c_str());
@@ -262,6 +270,10 @@ Target generic_target(Isa isa) {
     target.l2_bytes = 1024 * 1024;
     target.l3_bytes = 32 * 1024 * 1024;
   }
+  if (isa == Isa::neon) {
+    target.l1_bytes = 64 * 1024;
+    target.l2_bytes = 1024 * 1024;
+  }
   return target;
 }
 
@@ -271,7 +283,7 @@ Result<Isa> parse_isa(std::string_view name) {
     if (name == to_string(isa)) return isa;
   }
   return Error{ErrorCode::invalid_argument,
-               "isa must be scalar, avx2 or avx512, got '" + std::string(name) + "'"};
+               "isa must be scalar, avx2, avx512 or neon, got '" + std::string(name) + "'"};
 }
 
 const char* to_string(Isa isa) {
@@ -282,6 +294,8 @@ const char* to_string(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::neon:
+      return "neon";
   }
   return "?";
 }
@@ -290,7 +304,8 @@ bool host_can_run(const Target& target) {
   const Target& host = host_target();
   const bool has_features =
       (host.dot_bf16 || !target.dot_bf16) && (host.dot_u8s8 || !target.dot_u8s8);
-  return target.isa != Isa::scalar && target.isa <= host.isa && has_features;
+  const bool is_x86 = target.isa == Isa::avx2 || target.isa == Isa::avx512;
+  return is_x86 && target.isa <= host.isa && has_features;
 }
 
 }  // namespace convt

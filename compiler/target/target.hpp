@@ -9,7 +9,7 @@
 
 namespace convt {
 
-enum class Isa : std::uint8_t { scalar, avx2, avx512 };
+enum class Isa : std::uint8_t { scalar, avx2, avx512, neon };
 
 struct Target {
   Isa isa = Isa::avx2;
@@ -19,8 +19,8 @@ struct Target {
   std::int64_t l1_bytes = 32 * 1024;
   std::int64_t l2_bytes = 512 * 1024;
   std::int64_t l3_bytes = 8 * 1024 * 1024;
-  bool dot_bf16 = false;  ///< AVX512_BF16; this flag and the next only with Isa::avx512
-  bool dot_u8s8 = false;  ///< AVX512_VNNI
+  bool dot_bf16 = false;  ///< AVX512_BF16; only with Isa::avx512
+  bool dot_u8s8 = false;  ///< AVX512_VNNI, or FEAT_I8MM of Isa::neon
   bool operator==(const Target&) const = default;
 
   [[nodiscard]] std::string to_text() const;  ///< "avx512+bf16+vnni l1=48K l2=1M l3=32M"
@@ -37,6 +37,14 @@ const Target& host_target();
 
 /// A generic machine with that ISA and common cache sizes, without features beyond it.
 Target generic_target(Isa isa);
+
+/// A machine by name: an ISA ("avx2", "neon"), an architecture level ("x86-64-v3", "x86-64-v4",
+/// "aarch64") or a CPU ("znver4", "neoverse-v1", ...), all of them as the makers' compilers call
+/// them. "host" is host_target().
+Result<Target> parse_target(std::string_view name);
+
+/// The names that parse_target() knows, for messages.
+std::string target_names();
 
 Result<Isa> parse_isa(std::string_view name);
 const char* to_string(Isa isa);

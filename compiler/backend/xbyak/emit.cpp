@@ -93,10 +93,11 @@ Result<Code> emit_program(const Program& program, std::string symbol, int intege
   for (const program::Stage& stage : program.stages) {
     emit_padding(assembler);
     code.stage_entries.push_back(assembler.getSize());
-    const std::string error =
-        xbyak::StageEmitter(assembler, program, stage, constants, integer_registers, code.roles)
-            .emit();
+    xbyak::StageEmitter emitter(assembler, program, stage, constants, integer_registers,
+                                code.roles);
+    const std::string error = emitter.emit();
     if (!error.empty()) return unsupported("stage " + stage.name + ": " + error);
+    code.frames.push_back(emitter.take_frame());
   }
   if (assembler.getSize() > kMaxCodeBytes) return unsupported(too_large(assembler.getSize(), ""));
   emit_padding(assembler);
