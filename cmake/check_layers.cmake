@@ -26,6 +26,7 @@ set(third_party
   "xbyak/:compiler/backend/xbyak"
   "llvm/:compiler/backend/llvm"
   "pthreadpool.h:runtime"
+  "xxhash.h:runtime"
   "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
   "nanobind/:python"
   "Zydis/:tools|tests"

@@ -85,9 +85,9 @@ Result<FileDescriptor> open_cache_folder(const std::string& path) {
   struct stat status {};
   if (fstat(folder.get(), &status) != 0) return io_error("cannot look at", path, errno);
   if (status.st_uid != geteuid()) {
-    return Error{ErrorCode::unsupported,
-                 path + " belongs to user " + std::to_string(status.st_uid) + ", not " +
-                     std::to_string(geteuid())};
+    return Error{ErrorCode::unsupported, path + " belongs to user " +
+                                             std::to_string(status.st_uid) + ", not " +
+                                             std::to_string(geteuid())};
   }
   if ((status.st_mode & kWritableByOthers) != 0) {
     return Error{ErrorCode::unsupported, path + " has mode " + mode_text(status.st_mode) +

@@ -14,7 +14,6 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -69,15 +68,17 @@ class Checksum {
 Header make_header(std::string_view key, std::span<const std::uint8_t> payload) {
   Header header{kMagic, {}, kForm, static_cast<std::uint32_t>(key.size()), payload.size()};
   Checksum checksum;
-  checksum.add(reinterpret_cast<const char*>(&header) + kCheckedFrom,
-               sizeof header - kCheckedFrom);
+  checksum.add(reinterpret_cast<const char*>(&header) + kCheckedFrom, sizeof header - kCheckedFrom);
   checksum.add(key.data(), key.size());
   checksum.add(payload.data(), payload.size());
   checksum.write_to(header.checksum);
   return header;
 }
 
-std::size_t in_blocks(std::size_t bytes) { return (bytes + kBlock - 1) / kBlock * kBlock; }
+/// At least one, so that 0 may stand for a file that is gone.
+std::size_t in_blocks(std::size_t bytes) {
+  return (std::max(bytes, std::size_t{1}) + kBlock - 1) / kBlock * kBlock;
+}
 
 // ---- Reading ----
 
@@ -203,12 +204,14 @@ std::string hex(std::uint64_t number) {
   return digits;
 }
 
+/// Unique among the processes of all containers that share the folder; if not, O_EXCL says so.
 std::string temporary_name() {
   static std::atomic<std::uint32_t> count{0};
-  std::random_device random;
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
   return std::string(kTemporaryPrefix) + std::to_string(getpid()) + "-" +
-         std::to_string(count.fetch_add(1)) + "-" +
-         hex(static_cast<std::uint64_t>(random()) << 32 | random());
+         std::to_string(count.fetch_add(1)) + "-" + std::to_string(now.tv_sec) + "." +
+         std::to_string(now.tv_nsec);
 }
 
 // ---- The folder as a whole ----

@@ -45,6 +45,13 @@ struct RuntimeOptions {
   /// Predicted work, in microseconds, that is worth a thread of its own: a run uses at most
   /// predicted time / task_us threads. 0: split however small the layer is.
   double task_us = 10;
+  /// Keep machine code in files, for processes to come. They are in disk_cache_folder (an absolute
+  /// path), or where that is empty in $CONVT_CACHE_DIR, else $XDG_CACHE_HOME/convt, else
+  /// ~/.cache/convt. CONVT_CACHE=off in the environment overrules this.
+  bool disk_cache = true;
+  std::string disk_cache_folder{};
+  /// Bound of the files, in bytes; those not used for longest make room.
+  std::size_t disk_cache_bytes = std::size_t{256} << 20;
 };
 
 /// Counters since the Runtime was made, and what it holds now.
@@ -57,6 +64,14 @@ struct CacheStatistics {
   std::size_t kernels = 0;           ///< kept now
   std::size_t bytes = 0;             ///< kept now
   std::size_t executable_bytes = 0;  ///< in use in executable memory, by evicted kernels too
+
+  // Of the cache on disk, as this Runtime used it.
+  std::uint64_t disk_hits = 0;
+  std::uint64_t disk_misses = 0;    ///< the rejected ones among them
+  std::uint64_t disk_rejected = 0;  ///< files that were there, but not as they should be
+  std::uint64_t disk_stores = 0;
+  std::uint64_t disk_failed_stores = 0;  ///< no space left, a folder that may not be written to
+  std::uint64_t disk_evictions = 0;
 };
 
 /// Safe to use from any number of threads. After fork() the child may go on using it.

@@ -111,6 +111,13 @@ Result<Code> emit_program(const Program& program, std::string symbol, int intege
 
 }  // namespace
 
+std::string xbyak_version() {
+  // 0xABCD is A.BC(.D).
+  return "Xbyak " + std::to_string(Xbyak::VERSION >> 12) + "." +
+         std::to_string((Xbyak::VERSION >> 8 & 0xf) * 10 + (Xbyak::VERSION >> 4 & 0xf)) + "." +
+         std::to_string(Xbyak::VERSION & 0xf);
+}
+
 Result<Code> emit_xbyak(const Program& program, std::string symbol, int integer_registers) {
   std::string obstacle = find_obstacle(program);
   if (!obstacle.empty()) return unsupported(std::move(obstacle));
