@@ -66,8 +66,9 @@ std::vector<Problem> real_layers(Layout layout) {
   reading.ignore_post = true;
   reading.layout = layout;
   std::vector<Problem> problems;
-  for (const Layer& layer :
-       read_layers_file(CONVT_SOURCE_DIR "/bench/layers/real.jsonl", reading).value()) {
+  const Result<std::vector<Layer>> layers =
+      read_layers_file(CONVT_SOURCE_DIR "/bench/layers/real.jsonl", reading);
+  for (const Layer& layer : layers.value()) {
     problems.push_back(layer.problem);
   }
   return problems;
@@ -391,9 +392,9 @@ TEST_F(KernelsOnDisk, AWellFormedEntryThatIsNoKernelIsAMiss) {
   }
   ASSERT_TRUE(read_stored_kernel(payload).has_value());
   for (std::size_t at = 0; at < payload.size(); at += step) {
-    for (const std::uint8_t value : {0x00, 0x7f, 0xff}) {
+    for (const unsigned value : {0x00U, 0x7fU, 0xffU}) {
       std::vector<std::uint8_t> changed = payload;
-      changed[at] = value;
+      changed[at] = static_cast<std::uint8_t>(value);
       (void)read_stored_kernel(changed);  // must come back, with whatever
     }
   }
