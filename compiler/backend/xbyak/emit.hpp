@@ -21,6 +21,4 @@ Result<Code> emit_xbyak(const program::Program& program, std::string symbol,
 /// "Xbyak 6.68"; what kernels kept on disk depend on.
 std::string xbyak_version();
 
-inline constexpr std::size_t kMaxCodeBytes = 64 * 1024;  ///< instructions of one kernel
-
 }  // namespace convt
