@@ -16,6 +16,7 @@
 #include "compiler/plan/geometry.hpp"
 #include "compiler/program/passes.hpp"
 #include "runtime/kernel_name.hpp"
+#include "runtime/perf.hpp"
 #include "runtime/stored_kernel.hpp"
 
 namespace convt {
@@ -130,6 +131,7 @@ class Compilation {
   void adopt(Code code, ExecutableBlock block);
   void describe_choice(const Candidate& taken);
   void finish();
+  void show();
 
   KernelInfo& info() { return kernel_->info; }
   CompileTimes& times() { return kernel_->info.times; }
@@ -158,8 +160,10 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
       if (Status status = make(); !status.ok()) return status.error();
     }
     finish();
+    show();
     store();
   }
+  if (kernel_->verbose > 0) log_compile(*kernel_);
   return std::shared_ptr<const KernelState>(std::move(kernel_));
 }
 
@@ -389,6 +393,19 @@ void Compilation::finish() {
   info().target = kernel.target.to_text();
   info().layer = kernel.problem.to_text();
   info().packed_weights_bytes = kernel.packed.bytes();
+}
+
+/// To those who look on from outside.
+void Compilation::show() {
+  const Observation& wanted = context_.observation;
+  kernel_->verbose = wanted.verbose;
+  const std::span<const std::uint8_t> place = kernel_->block.bytes();
+  if (place.empty()) return;  // interpreted
+  if (wanted.debuggers) {
+    kernel_->debugger_entry = std::make_unique<DebuggerEntry>(kernel_->code, place);
+  }
+  if (wanted.perf_map) write_perf_map(kernel_->code, place);
+  if (wanted.jitdump) write_jitdump(kernel_->code, place);
 }
 
 void mix(std::size_t& hash, std::size_t value) {

@@ -15,6 +15,7 @@
 #include "runtime/disk_cache.hpp"
 #include "runtime/executable_memory.hpp"
 #include "runtime/kernel_state.hpp"
+#include "runtime/observation.hpp"
 #include "runtime/thread_pool.hpp"
 
 namespace convt {
@@ -36,6 +37,7 @@ struct CompileContext {
   std::shared_ptr<ThreadPool> pool;
   double task_us = 0;
   std::shared_ptr<DiskCache> disk{};  ///< null: nothing is kept on disk
+  Observation observation{};
 };
 
 /// The Target that `options` ask for: the host's, or a generic one of their isa.

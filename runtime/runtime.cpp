@@ -9,6 +9,7 @@
 #include "runtime/executable_memory.hpp"
 #include "runtime/kernel_cache.hpp"
 #include "runtime/kernel_state.hpp"
+#include "runtime/observation.hpp"
 #include "runtime/thread_pool.hpp"
 
 namespace convt {
@@ -46,12 +47,16 @@ struct Runtime::Parts {
       : context{.memory = ExecutableMemory::create(),
                 .pool = std::make_shared<ThreadPool>(options.threads),
                 .task_us = options.task_us,
-                .disk = make_disk_cache(options)},
+                .disk = make_disk_cache(options),
+                .observation = choose_observation(options)},
         cache(options.cache_bytes) {}
 
   Result<Cache::Made> compile(const KernelKey& key) const {
     Result<std::shared_ptr<const KernelState>> kernel = compile_kernel(key, context);
-    if (!kernel.ok()) return kernel.error();
+    if (!kernel.ok()) {
+      if (context.observation.verbose > 0) log_failed_compile(key.problem, kernel.error());
+      return kernel.error();
+    }
     const std::size_t bytes = kept_bytes(**kernel);
     return Cache::Made{std::move(*kernel), bytes};
   }

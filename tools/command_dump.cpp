@@ -79,7 +79,7 @@ Command make_dump_command(CLI::App& parent) {
       ->required();
   app->add_option("--target", options->target, "machine to compile for; default: this one")
       ->check(CLI::IsMember({"avx2", "avx512"}));
-  return {app, [options] { return dump(*options); }};
+  return {app, [options] { return dump(*options); }, true};
 }
 
 }  // namespace convt::tools

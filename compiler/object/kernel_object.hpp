@@ -14,6 +14,13 @@ namespace convt::object {
 /// The symbol of a stage: the kernel's name for the first, with "_<stage>" for the others.
 std::string stage_symbol(const Code& code, std::size_t stage);
 
+/// A stage's instructions, by offsets in the code.
+struct StageSymbol {
+  std::string name;
+  std::size_t begin, end;
+};
+std::vector<StageSymbol> stage_symbols(const Code& code);
+
 /// For linkers. The stages' symbols are the first of the file, in the order of the stages; the
 /// bytes stand as they are, with no relocation in them, in a section of their own. Code is x86-64.
 ObjectFile make_kernel_object(const Code& code, Linkage linkage);

@@ -27,8 +27,8 @@ struct Options {
   Backend backend = Backend::automatic;
   bool strict = false;  ///< refuse plans with under 25% useful lanes instead of running them slowly
   std::string plan{};   ///< plan to use, as KernelInfo::plan prints it; empty: convt chooses
-                       /// A target to compile for, by name: "avx2", "x86-64-v4", "znver4", "neon";
-                       /// empty: this machine
+                        /// A target to compile for, by name: "avx2", "x86-64-v4", "znver4", "neon";
+                        /// empty: this machine
   std::string isa{};
 
   /// Images a run will mostly have; at least 1. Any batch runs right: this one is what the plan is
@@ -55,6 +55,13 @@ struct RuntimeOptions {
   std::string disk_cache_folder{};
   /// Bound of the files, in bytes; those not used for longest make room.
   std::size_t disk_cache_bytes = std::size_t{256} << 20;
+  /// Lines on standard error: 1: one for each compile, 2: and one for each run. At least what
+  /// CONVT_VERBOSE says.
+  int verbose = 0;
+  /// Names of kernels for Linux' perf: in /tmp/perf-PID.map, and with the code in jit-PID.dump (in
+  /// $JITDUMPDIR or /tmp). So do CONVT_PERF=map and CONVT_PERF=jitdump.
+  bool perf_map = false;
+  bool jitdump = false;
 };
 
 /// Counters since the Runtime was made, and what it holds now.
