@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <string_view>
 
 #include "compiler/plan/cost_model.hpp"
@@ -42,6 +43,16 @@ void read_perf_wishes(Observation& observation) {
   }
 }
 
+/// Whether a debugger is attached.
+bool is_traced() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (!line.starts_with("TracerPid:")) continue;
+    return line.find_first_of("123456789") != std::string::npos;
+  }
+  return false;
+}
+
 std::string number(const char* format, double value) {
   char text[48];
   std::snprintf(text, sizeof text, format, value);
@@ -73,6 +84,7 @@ Observation choose_observation(const RuntimeOptions& options) {
     log_line("CONVT_GDB knows on and off, not '" + std::string(gdb) + "'");
   }
   observation.debuggers = gdb != "off";
+  observation.breakpoints = gdb == "on" || (observation.debuggers && is_traced());
   return observation;
 }
 

@@ -19,9 +19,12 @@ struct Observation {
   bool perf_map = false;  ///< /tmp/perf-PID.map
   bool jitdump = false;   ///< jit-PID.dump
   bool debuggers = true;  ///< symbols and unwind information for debuggers
+  /// Code lies where debuggers can write breakpoints: in private pages of its own. Shared ones, of
+  /// which ExecutableMemory otherwise makes use, the system keeps from them.
+  bool breakpoints = false;
 };
 
-/// Reads CONVT_VERBOSE, CONVT_PERF and CONVT_GDB.
+/// Reads CONVT_VERBOSE, CONVT_PERF and CONVT_GDB, and whether a debugger is attached.
 Observation choose_observation(const RuntimeOptions& options);
 
 /// "compile us=412 ..."

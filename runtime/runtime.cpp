@@ -43,12 +43,15 @@ std::shared_ptr<DiskCache> make_disk_cache(const RuntimeOptions& options) {
 struct Runtime::Parts {
   using Cache = KernelCache<KernelKey, KernelState>;
 
-  explicit Parts(const RuntimeOptions& options)
-      : context{.memory = ExecutableMemory::create(),
+  explicit Parts(const RuntimeOptions& options) : Parts(options, choose_observation(options)) {}
+  Parts(const RuntimeOptions& options, const Observation& observation)
+      : context{.memory = ExecutableMemory::create(observation.breakpoints
+                                                       ? ExecutableMemory::Mode::sealed_pages
+                                                       : ExecutableMemory::Mode::dual_mapping),
                 .pool = std::make_shared<ThreadPool>(options.threads),
                 .task_us = options.task_us,
                 .disk = make_disk_cache(options),
-                .observation = choose_observation(options)},
+                .observation = observation},
         cache(options.cache_bytes) {}
 
   Result<Cache::Made> compile(const KernelKey& key) const {

@@ -58,7 +58,9 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+/// Removed first: some file systems write a file that is truncated out to the disk at once.
 void write_file(const std::string& path, const std::string& bytes) {
+  fs::remove(path);
   std::ofstream(path, std::ios::binary) << bytes;
   chmod(path.c_str(), 0600);
 }

@@ -17,6 +17,7 @@
 #include <fstream>
 #include <iterator>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -139,9 +140,10 @@ TEST_F(KernelsOnDisk, AreWhatWasCompiled) {
   Runtime first(options());
   Runtime second(options());
   std::uint64_t compiles = 0;
+  std::set<std::string> seen;
   for (const Problem& problem : problems) {
+    if (!seen.insert(problem.to_text()).second) continue;  // two names of one layer
     const Kernel compiled = first.compile(problem).value();
-    if (compiled.info().from_disk) continue;  // the same layer under another name
     ++compiles;
     expect_same(second.compile(problem).value(), compiled);
   }
