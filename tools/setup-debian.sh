@@ -5,7 +5,8 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build pkg-config
-  libxbyak-dev        # the machine-code backend's assembler
+  libxbyak-dev        # the assembler of the backend for AVX-512
+  llvm-19-dev         # the backend for everything else
   libpthreadpool-dev  # the default thread pool
   libxxhash-dev       # checksums of kernels on disk
   nlohmann-json3-dev  # layers files
