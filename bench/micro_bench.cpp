@@ -160,7 +160,7 @@ void set_speed(benchmark::State& state, const Problem& problem) {
 
 void compile_uncached(benchmark::State& state, const Problem& problem) {
   constexpr std::int64_t kVariants = 8;
-  Runtime runtime;
+  Runtime runtime({.disk_cache = false});
   std::int64_t turn = 0;
   for (auto _ : state) {
     const Result<Kernel> kernel = runtime.compile(varied(problem, turn++ % kVariants));
@@ -176,7 +176,7 @@ void compile_uncached(benchmark::State& state, const Problem& problem) {
 /// compile() of layers that are kept, one of 32 after the other.
 void compile_cached(benchmark::State& state) {
   constexpr std::size_t kKept = 32;
-  Runtime runtime;
+  Runtime runtime({.disk_cache = false});
   std::vector<Problem> problems;
   for (std::size_t i = 0; i < kKept; ++i) {
     problems.push_back(varied(compiled_layers()[0].problem, static_cast<std::int64_t>(i)));

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <map>
 #include <optional>
@@ -557,6 +558,7 @@ int run(int argc, char** argv) {
 }  // namespace convt::bench
 
 int main(int argc, char** argv) {
+  setenv("CONVT_CACHE", "off", 0);  // compilations are timed
   try {
     return convt::bench::run(argc, argv);
   } catch (const std::exception& error) {

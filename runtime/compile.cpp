@@ -16,6 +16,8 @@
 #include "compiler/plan/geometry.hpp"
 #include "compiler/program/passes.hpp"
 #include "runtime/kernel_name.hpp"
+#include "runtime/perf.hpp"
+#include "runtime/stored_kernel.hpp"
 
 namespace convt {
 namespace {
@@ -119,20 +121,27 @@ class Compilation {
       : key_(key),
         context_(context),
         kernel_(std::make_shared<KernelState>()),
+        plans_(candidates.empty()),
         candidates_(std::move(candidates)) {}
 
   Result<std::shared_ptr<const KernelState>> run();
 
  private:
   Status choose_backend();
+  bool load();
+  void store();
+  Status make();
   Status choose_candidates(const Target& target);
   Status use_given_plan();
   Status try_candidates();
   Status try_smaller_tiles(Status refusal);
   Status build(const Candidate& candidate);
   Status generate_code(const program::Program& program, const Plan& plan);
+  Result<ExecutableBlock> install(const Code& code);
+  void adopt(Code code, ExecutableBlock block);
   void describe_choice(const Candidate& taken);
   void finish();
+  void show();
 
   KernelInfo& info() { return kernel_->info; }
   CompileTimes& times() { return kernel_->info.times; }
@@ -142,7 +151,9 @@ class Compilation {
   std::shared_ptr<KernelState> kernel_;
   std::size_t slice_bytes_ = 0;  ///< workspace of one task
   Backend backend_ = Backend::interpreter;
+  bool plans_;                         ///< no candidates were given
   std::vector<Candidate> candidates_;  ///< best first
+  std::string storage_key_;            ///< empty: the disk is left alone
 };
 
 Result<std::shared_ptr<const KernelState>> Compilation::run() {
@@ -155,15 +166,14 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
   if (Status status = choose_backend(); !status.ok()) return status.error();
   {
     const Stopwatch watch(times().total_us);
-    const bool plans = candidates_.empty();
-    if (plans) {
-      if (Status status = choose_candidates(key_.target); !status.ok()) return status.error();
+    if (!load()) {
+      if (Status status = make(); !status.ok()) return status.error();
     }
-    Status status = try_candidates();
-    if (plans && key_.options.plan.empty()) status = try_smaller_tiles(std::move(status));
-    if (!status.ok()) return status.error();
     finish();
+    show();
+    store();
   }
+  if (kernel_->verbose > 0) log_compile(*kernel_);
   return std::shared_ptr<const KernelState>(std::move(kernel_));
 }
 
@@ -192,6 +202,47 @@ Status Compilation::choose_backend() {
                             (runs ? " without LLVM" : ""));
   }
   return ok_status();
+}
+
+/// Whether the kernel was found on disk, and is now what compiling would make of it.
+bool Compilation::load() {
+  if (context_.disk == nullptr || backend_ == Backend::interpreter || !plans_) return false;
+  const Stopwatch watch(times().load_us);
+  storage_key_ = make_storage_key(key_, to_string(backend_));
+  const std::optional<DiskCache::Entry> entry = context_.disk->find(storage_key_);
+  if (!entry) return false;
+  std::optional<StoredKernel> stored = read_stored_kernel(entry->payload());
+  if (!stored || stored->plan.lanes != key_.target.lanes) {
+    context_.disk->reject(storage_key_, "not a kernel");
+    return false;
+  }
+  Result<ExecutableBlock> block = install(stored->code);
+  if (!block.ok()) return false;  // compiling will say so
+  kernel_->plan = stored->plan;
+  kernel_->stages = std::move(stored->stages);
+  kernel_->staged = stored->staged;
+  slice_bytes_ = stored->slice_bytes;
+  stored->info.times = times();
+  info() = std::move(stored->info);
+  info().from_disk = true;
+  stored->code.symbol = make_kernel_name(key_.problem, key_.target, kernel_->plan);
+  adopt(std::move(stored->code), std::move(*block));
+  return true;
+}
+
+void Compilation::store() {
+  if (storage_key_.empty() || info().from_disk) return;
+  const Stopwatch watch(times().store_us);
+  context_.disk->store(storage_key_, write_stored_kernel(*kernel_, kernel_->block.bytes()));
+}
+
+Status Compilation::make() {
+  if (plans_) {
+    if (Status status = choose_candidates(key_.target); !status.ok()) return status;
+  }
+  Status status = try_candidates();
+  if (plans_ && key_.options.plan.empty()) status = try_smaller_tiles(std::move(status));
+  return status;
 }
 
 Status Compilation::choose_candidates(const Target& target) {
@@ -290,27 +341,37 @@ Status Compilation::build(const Candidate& candidate) {
 }
 
 Status Compilation::generate_code(const program::Program& program, const Plan& plan) {
+  std::optional<Code> code;
   {
     const Stopwatch watch(times().emit_us);
     std::string symbol = make_kernel_name(key_.problem, key_.target, plan);
-    Result<Code> code = backend_ == Backend::llvm
-                            ? emit_llvm(program, key_.target, std::move(symbol))
-                            : emit_xbyak(program, std::move(symbol));
-    if (!code.ok()) return code.error();
-    kernel_->code = std::move(*code);
+    Result<Code> emitted = backend_ == Backend::llvm
+                               ? emit_llvm(program, key_.target, std::move(symbol))
+                               : emit_xbyak(program, std::move(symbol));
+    if (!emitted.ok()) return emitted.error();
+    code = std::move(*emitted);
   }
-  const Stopwatch watch(times().install_us);
-  Code& code = kernel_->code;
-  Result<ExecutableBlock> block = context_.memory->install(code.bytes);
+  Result<ExecutableBlock> block = install(*code);
   if (!block.ok()) return block.error();
-  kernel_->block = std::move(*block);
+  adopt(*std::move(code), std::move(*block));
+  return ok_status();
+}
+
+Result<ExecutableBlock> Compilation::install(const Code& code) {
+  const Stopwatch watch(times().install_us);
+  return context_.memory->install(code.bytes);
+}
+
+/// `block` holds the bytes of `code`, whose stages are kernel_->stages.
+void Compilation::adopt(Code code, ExecutableBlock block) {
+  info().code_bytes = code.bytes.size();
+  code.bytes = {};
+  kernel_->code = std::move(code);
+  kernel_->block = std::move(block);
   for (std::size_t stage = 0; stage < kernel_->stages.size(); ++stage) {
-    const std::uint8_t* entry = kernel_->block.data() + code.stage_entries[stage];
+    const std::uint8_t* entry = kernel_->block.data() + kernel_->code.stage_entries[stage];
     kernel_->stages[stage].entry = reinterpret_cast<StageEntry>(const_cast<std::uint8_t*>(entry));
   }
-  info().code_bytes = code.bytes.size();
-  code.bytes = {};  // `block` has them
-  return ok_status();
 }
 
 void Compilation::describe_choice(const Candidate& taken) {
@@ -345,6 +406,19 @@ void Compilation::finish() {
   info().target = kernel.target.to_text();
   info().layer = kernel.problem.to_text();
   info().packed_weights_bytes = kernel.packed.bytes();
+}
+
+/// To those who look on from outside.
+void Compilation::show() {
+  const Observation& wanted = context_.observation;
+  kernel_->verbose = wanted.verbose;
+  const std::span<const std::uint8_t> place = kernel_->block.bytes();
+  if (place.empty()) return;  // interpreted
+  if (wanted.debuggers) {
+    kernel_->debugger_entry = std::make_unique<DebuggerEntry>(kernel_->code, place);
+  }
+  if (wanted.perf_map) write_perf_map(kernel_->code, place);
+  if (wanted.jitdump) write_jitdump(kernel_->code, place);
 }
 
 void mix(std::size_t& hash, std::size_t value) {

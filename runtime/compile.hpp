@@ -12,8 +12,10 @@
 #include "compiler/plan/plan.hpp"
 #include "compiler/program/program.hpp"
 #include "compiler/target/target.hpp"
+#include "runtime/disk_cache.hpp"
 #include "runtime/executable_memory.hpp"
 #include "runtime/kernel_state.hpp"
+#include "runtime/observation.hpp"
 #include "runtime/thread_pool.hpp"
 
 namespace convt {
@@ -34,18 +36,21 @@ struct CompileContext {
   std::shared_ptr<ExecutableMemory> memory;
   std::shared_ptr<ThreadPool> pool;
   double task_us = 0;
+  std::shared_ptr<DiskCache> disk{};  ///< null: nothing is kept on disk
+  Observation observation{};
 };
 
 /// The Target that `options` ask for: the host's, or a generic one of their isa.
 Result<Target> choose_target(const Options& options);
 
-/// Compiles the best plan. A plan that turns out not to fit (registers, code size) gives way to the
-/// next best of the report, and KernelInfo::note says so. Errors: see Runtime::compile; internal
-/// when the verifier refuses a Program.
+/// Compiles the best plan, unless machine code of the key is found on disk. A plan that turns out
+/// not to fit (registers, code size) gives way to the next best of the report, and
+/// KernelInfo::note says so. Errors: see Runtime::compile; internal when the verifier refuses a
+/// Program.
 Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
                                                           const CompileContext& context);
 
-/// As above with the candidates given, best first, instead of planned.
+/// As above with the candidates given, best first, instead of planned. The disk is left alone.
 Result<std::shared_ptr<const KernelState>> compile_candidates(
     const KernelKey& key, const CompileContext& context,
     std::vector<PlanReport::Candidate> candidates);

@@ -24,7 +24,9 @@ std::string format_times(const CompileTimes& t) {
   std::snprintf(text, sizeof text,
                 "%.0f us: plan %.0f, lower %.0f, verify %.0f, emit %.0f, install %.0f", t.total_us,
                 t.plan_us, t.lower_us, t.verify_us, t.emit_us, t.install_us);
-  return text;
+  std::string line = text;
+  if (t.load_us > 0) line += format(", disk %.0f", t.load_us + t.store_us);
+  return line;
 }
 
 Status check_canonical(const Problem& problem, const void* canonical, std::size_t count) {
@@ -60,7 +62,7 @@ std::string KernelInfo::to_text() const {
                            useful_lanes * 100));
   line("memory", std::to_string(packed_weights_bytes) + " bytes of packed weights, " +
                      std::to_string(workspace_bytes) + " of workspace for one image and thread");
-  line("compiled in", format_times(times));
+  line(from_disk ? "read from disk in" : "compiled in", format_times(times));
   for (const PlanCandidate& other : rejected) {
     line("rejected", other.plan +
                          format(" (%.2f us, %.0f%% useful lanes)", other.predicted_us,

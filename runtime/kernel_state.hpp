@@ -16,6 +16,7 @@
 #include "compiler/program/abi.hpp"
 #include "compiler/program/program.hpp"
 #include "compiler/target/target.hpp"
+#include "runtime/debugger.hpp"
 #include "runtime/executable_memory.hpp"
 #include "runtime/packed_weights.hpp"
 #include "runtime/staging_pool.hpp"
@@ -54,7 +55,9 @@ struct KernelState {
   PackedLayout layout;
   KernelInfo info;
 
+  int verbose = 0;                                  ///< Observation::verbose
   ExecutableBlock block;                            ///< empty: interpreted
+  std::unique_ptr<DebuggerEntry> debugger_entry;    ///< null: debuggers know nothing of it
   Code code;                                        ///< without its bytes, which are in `block`
   std::unique_ptr<const program::Program> program;  ///< what is interpreted, otherwise null
 };

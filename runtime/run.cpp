@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -17,6 +18,7 @@
 
 #include "compiler/program/interpreter.hpp"
 #include "runtime/kernel_state.hpp"
+#include "runtime/observation.hpp"
 #include "runtime/region.hpp"
 
 namespace convt {
@@ -285,12 +287,8 @@ Status run_staged(const KernelState& kernel, const RunArguments& arguments, void
   return ok_status();
 }
 
-}  // namespace
-
-Status Kernel::run(const RunArguments& arguments) const {
-  const KernelState& kernel = *state_;
-  if (Refusal refusal = check_arguments(kernel, arguments)) return *std::move(refusal);
-  if (arguments.batch == 0) return ok_status();
+/// Checked arguments, a batch of at least 1.
+Status run_checked(const KernelState& kernel, const RunArguments& arguments) {
   if (kernel.staging == nullptr) return run_stages(kernel, arguments, nullptr);
   if (arguments.workspace != nullptr) return run_staged(kernel, arguments, arguments.workspace);
   const std::size_t bytes = staged_bytes(kernel, arguments);
@@ -300,6 +298,29 @@ Status Kernel::run(const RunArguments& arguments) const {
                  "no memory for " + std::to_string(bytes) + " bytes of tensors in another order"};
   }
   return run_staged(kernel, arguments, staged.data());
+}
+
+Status run_and_log(const KernelState& kernel, const RunArguments& arguments) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  Status status = run_checked(kernel, arguments);
+  const std::chrono::duration<double, std::micro> time = Clock::now() - start;
+  int threads = 1;
+  for (const RunStage& stage : kernel.stages) {
+    threads = std::max(threads, choose_tasks(kernel, arguments, stage.items(arguments.batch)));
+  }
+  log_run(kernel, arguments.batch, threads, time.count());
+  return status;
+}
+
+}  // namespace
+
+Status Kernel::run(const RunArguments& arguments) const {
+  const KernelState& kernel = *state_;
+  if (Refusal refusal = check_arguments(kernel, arguments)) return *std::move(refusal);
+  if (arguments.batch == 0) return ok_status();
+  if (kernel.verbose >= 2) return run_and_log(kernel, arguments);
+  return run_checked(kernel, arguments);
 }
 
 }  // namespace convt

@@ -3,10 +3,13 @@
 #include <memory>
 #include <new>
 
+#include "runtime/cache_folder.hpp"
 #include "runtime/compile.hpp"
+#include "runtime/disk_cache.hpp"
 #include "runtime/executable_memory.hpp"
 #include "runtime/kernel_cache.hpp"
 #include "runtime/kernel_state.hpp"
+#include "runtime/observation.hpp"
 #include "runtime/thread_pool.hpp"
 
 namespace convt {
@@ -25,18 +28,38 @@ const char* to_string(Backend backend) {
   return "?";
 }
 
+namespace {
+
+/// Null: nothing is kept on disk.
+std::shared_ptr<DiskCache> make_disk_cache(const RuntimeOptions& options) {
+  if (!options.disk_cache) return nullptr;
+  const CacheFolder folder = choose_cache_folder(options.disk_cache_folder);
+  if (folder.path.empty()) return nullptr;
+  return std::make_shared<DiskCache>(folder.path, options.disk_cache_bytes);
+}
+
+}  // namespace
+
 struct Runtime::Parts {
   using Cache = KernelCache<KernelKey, KernelState>;
 
-  explicit Parts(const RuntimeOptions& options)
-      : context{.memory = ExecutableMemory::create(),
+  explicit Parts(const RuntimeOptions& options) : Parts(options, choose_observation(options)) {}
+  Parts(const RuntimeOptions& options, const Observation& observation)
+      : context{.memory = ExecutableMemory::create(observation.breakpoints
+                                                       ? ExecutableMemory::Mode::sealed_pages
+                                                       : ExecutableMemory::Mode::dual_mapping),
                 .pool = std::make_shared<ThreadPool>(options.threads),
-                .task_us = options.task_us},
+                .task_us = options.task_us,
+                .disk = make_disk_cache(options),
+                .observation = observation},
         cache(options.cache_bytes) {}
 
   Result<Cache::Made> compile(const KernelKey& key) const {
     Result<std::shared_ptr<const KernelState>> kernel = compile_kernel(key, context);
-    if (!kernel.ok()) return kernel.error();
+    if (!kernel.ok()) {
+      if (context.observation.verbose > 0) log_failed_compile(key.problem, kernel.error());
+      return kernel.error();
+    }
     const std::size_t bytes = kept_bytes(**kernel);
     return Cache::Made{std::move(*kernel), bytes};
   }
@@ -69,6 +92,9 @@ Result<Kernel> Runtime::compile(const Problem& problem, const Options& options) 
 
 CacheStatistics Runtime::statistics() const {
   const Parts::Cache::Statistics s = parts_->cache.statistics();
+  const std::shared_ptr<DiskCache>& cache_on_disk = parts_->context.disk;
+  const DiskCache::Statistics disk =
+      cache_on_disk ? cache_on_disk->statistics() : DiskCache::Statistics{};
   return {.hits = s.hits,
           .misses = s.misses,
           .compiles = s.compiles,
@@ -76,7 +102,13 @@ CacheStatistics Runtime::statistics() const {
           .evictions = s.evictions,
           .kernels = s.values,
           .bytes = s.bytes,
-          .executable_bytes = parts_->context.memory->bytes_in_use()};
+          .executable_bytes = parts_->context.memory->bytes_in_use(),
+          .disk_hits = disk.hits,
+          .disk_misses = disk.misses,
+          .disk_rejected = disk.rejected,
+          .disk_stores = disk.stores,
+          .disk_failed_stores = disk.failed_stores,
+          .disk_evictions = disk.evictions};
 }
 
 void Runtime::clear() { parts_->cache.clear(); }

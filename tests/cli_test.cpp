@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -529,6 +530,45 @@ std::pair<int, int> png_size(const std::string& bytes) {
     return value;
   };
   return {word(16), word(20)};
+}
+
+TEST_F(CliTest, CacheTellsWhatIsKeptAndForgetsIt) {
+  const std::map<std::string, std::string> own{{"CONVT_CACHE", "on"},
+                                               {"CONVT_CACHE_DIR", path("kernels")}};
+  Outcome outcome = convt({"cache"}, own);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr(path("kernels")), HasSubstr("kernels    0")));
+  outcome = convt({"cache", "clear"}, own);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_FALSE(fs::exists(path("kernels")));
+
+  const std::string kept =
+      convt::host_can_run(convt::generic_target(convt::Isa::avx512)) ? "1" : "0";
+  ASSERT_EQ(convt({"explain", "--layer", kLayer}, own).status, 0);
+  EXPECT_THAT(convt({"cache", "info"}, own).out, HasSubstr("kernels    " + kept));
+  EXPECT_THAT(convt({"cache", "prune", "--max-bytes", "1M"}, own).out,
+              HasSubstr("0 files deleted, " + kept + " kernels left"));
+  EXPECT_THAT(convt({"cache", "clear", "--folder", path("kernels")}, own).out,
+              HasSubstr(kept + " files deleted, 0 kernels left"));
+  EXPECT_THAT(convt({"cache"}, own).out, HasSubstr("kernels    0"));
+}
+
+TEST_F(CliTest, CommandsThatShowCompilingTakeNothingFromDisk) {
+  ::unsetenv("CONVT_CACHE");
+  const std::map<std::string, std::string> own{{"CONVT_CACHE_DIR", path("kernels")}};
+  ASSERT_EQ(convt({"explain", "--layer", kLayer}, own).status, 0);
+  EXPECT_FALSE(fs::exists(path("kernels")));
+}
+
+TEST_F(CliTest, CacheRefusals) {
+  ::setenv("CONVT_CACHE", "off", 1);
+  expect_refused({"cache"}, {"no cache on disk", "CONVT_CACHE=off"});
+  ::setenv("CONVT_CACHE", "on", 1);
+  expect_refused({"cache", "--folder", "relative"}, {"'relative' is not an absolute path"});
+  expect_refused({"cache", "prune", "--max-bytes", "many"}, {"--max-bytes"});
+  fs::create_directory(path("open"));
+  ::chmod(path("open").c_str(), 0777);
+  expect_refused({"cache", "clear", "--folder", path("open")}, {"mode 0777"});
 }
 
 TEST_F(CliTest, DemoScalesPicturesUp) {

@@ -39,6 +39,7 @@ class Executable {
   void run(std::size_t stage, const Args& args, std::int64_t begin, std::int64_t end) const {
     entry(stage)(&args, begin, end);
   }
+  [[nodiscard]] std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(pages_); }
 
  private:
   const Code code_;

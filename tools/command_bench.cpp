@@ -305,7 +305,7 @@ Command make_bench_command(CLI::App& parent) {
   app->add_flag("--cold", options->cold, "empty the caches before each run");
   app->add_option("--filter", options->filter, "only layers whose names this matches")
       ->type_name("REGEX");
-  return {app, [options] { return bench(*options); }};
+  return {app, [options] { return bench(*options); }, true};
 }
 
 }  // namespace convt::tools

@@ -96,7 +96,7 @@ Command make_dump_command(CLI::App& parent) {
       ->required();
   app->add_option("--target", options->target,
                   "machine to compile for, one of " + target_names() + "; default: this one");
-  return {app, [options] { return dump(*options); }};
+  return {app, [options] { return dump(*options); }, true};
 }
 
 }  // namespace convt::tools

@@ -135,7 +135,7 @@ Command make_explain_command(CLI::App& parent) {
   const auto options = std::make_shared<CommonOptions>();
   CLI::App* app = parent.add_subcommand("explain", "show the plan, why, and what was rejected");
   add_common_options(*app, LayerSource::one_or_file, options.get());
-  return {app, [options] { return explain(*options); }};
+  return {app, [options] { return explain(*options); }, true};
 }
 
 }  // namespace convt::tools

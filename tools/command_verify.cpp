@@ -105,7 +105,7 @@ Command make_verify_command(CLI::App& parent) {
       ->capture_default_str();
   app->add_option("--seed", options->seed, "of the random tensors and of the sample")
       ->capture_default_str();
-  return {app, [options] { return verify(*options); }};
+  return {app, [options] { return verify(*options); }, true};
 }
 
 }  // namespace convt::tools

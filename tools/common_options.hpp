@@ -23,6 +23,8 @@ inline constexpr int kExitBadInput = 2;
 struct Command {
   CLI::App* app = nullptr;
   std::function<Result<int>()> run;
+  /// It is about compiling: no kernel is taken from disk, unless CONVT_CACHE=on.
+  bool compiles_anew = false;
 };
 
 struct CommonOptions {

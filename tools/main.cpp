@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 #include <span>
@@ -37,9 +38,10 @@ int dispatch(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "convt " CONVT_VERSION_STRING);
   app.footer("Exit status: 0 well, 1 a check failed, 2 bad input.");
-  const std::array<Command, 6> commands{make_demo_command(app),    make_run_command(app),
+  const std::array<Command, 7> commands{make_demo_command(app),    make_run_command(app),
                                         make_explain_command(app), make_dump_command(app),
-                                        make_verify_command(app),  make_bench_command(app)};
+                                        make_verify_command(app),  make_bench_command(app),
+                                        make_cache_command(app)};
   if (argc < 2) return fail(fmt::format("a command is needed\n{}", kSeeHelp));
   if (is_unknown_command(commands, argv[1])) {
     return fail(fmt::format("there is no command '{}'\n{}", argv[1], kSeeHelp));
@@ -53,6 +55,7 @@ int dispatch(int argc, char** argv) {
   }
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
+    if (command.compiles_anew) setenv("CONVT_CACHE", "off", 0);
     const Result<int> status = command.run();
     if (!status.ok()) return fail(status.error().message);
     if (std::fflush(stdout) != 0) return fail("cannot write to standard output");

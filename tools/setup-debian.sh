@@ -8,6 +8,7 @@ packages=(
   libxbyak-dev        # the assembler of the backend for AVX-512
   llvm-19-dev         # the backend for everything else
   libpthreadpool-dev  # the default thread pool
+  libxxhash-dev       # checksums of kernels on disk
   nlohmann-json3-dev  # layers files
   libcli11-dev libfmt-dev libpng-dev libzydis-dev  # the convt command
   libgtest-dev libgmock-dev librapidcheck-dev      # the tests

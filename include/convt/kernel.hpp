@@ -81,6 +81,8 @@ struct CompileTimes {
   double verify_us = 0;
   double emit_us = 0;     ///< machine code; 0 for the interpreter
   double install_us = 0;  ///< copying into executable memory
+  double load_us = 0;     ///< looking for it on disk, and reading it; 0 without a cache on disk
+  double store_us = 0;    ///< writing it there
   double total_us = 0;
 };
 
@@ -94,10 +96,11 @@ struct PlanCandidate {
 
 /// What compile() decided and what became of it.
 struct KernelInfo {
-  std::string symbol;   ///< the kernel's one name: convt_<family>_<layer>_<isa>_<hash>
-  std::string backend;  ///< "xbyak" or "interpreter"
-  std::string target;   ///< machine it was compiled for
-  std::string layer;    ///< Problem::to_text()
+  std::string symbol;      ///< the kernel's one name: convt_<family>_<layer>_<isa>_<hash>
+  std::string backend;     ///< "xbyak" or "interpreter"
+  std::string target;      ///< machine it was compiled for
+  std::string layer;       ///< Problem::to_text()
+  bool from_disk = false;  ///< the machine code was read from disk; nothing was compiled
   std::string plan;
   std::string reason;  ///< why this plan, in words
   std::string note;  ///< what did not go as planned (a refused candidate, no AVX-512); mostly empty

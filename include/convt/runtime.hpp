@@ -27,8 +27,8 @@ struct Options {
   Backend backend = Backend::automatic;
   bool strict = false;  ///< refuse plans with under 25% useful lanes instead of running them slowly
   std::string plan{};   ///< plan to use, as KernelInfo::plan prints it; empty: convt chooses
-                       /// A target to compile for, by name: "avx2", "x86-64-v4", "znver4", "neon";
-                       /// empty: this machine
+                        /// A target to compile for, by name: "avx2", "x86-64-v4", "znver4", "neon";
+                        /// empty: this machine
   std::string isa{};
 
   /// Images a run will mostly have; at least 1. Any batch runs right: this one is what the plan is
@@ -48,6 +48,20 @@ struct RuntimeOptions {
   /// Predicted work, in microseconds, that is worth a thread of its own: a run uses at most
   /// predicted time / task_us threads. 0: split however small the layer is.
   double task_us = 10;
+  /// Keep machine code in files, for processes to come. They are in disk_cache_folder (an absolute
+  /// path), or where that is empty in $CONVT_CACHE_DIR, else $XDG_CACHE_HOME/convt, else
+  /// ~/.cache/convt. CONVT_CACHE=off in the environment overrules this.
+  bool disk_cache = true;
+  std::string disk_cache_folder{};
+  /// Bound of the files, in bytes; those not used for longest make room.
+  std::size_t disk_cache_bytes = std::size_t{256} << 20;
+  /// Lines on standard error: 1: one for each compile, 2: and one for each run. At least what
+  /// CONVT_VERBOSE says.
+  int verbose = 0;
+  /// Names of kernels for Linux' perf: in /tmp/perf-PID.map, and with the code in jit-PID.dump (in
+  /// $JITDUMPDIR or /tmp). So do CONVT_PERF=map and CONVT_PERF=jitdump.
+  bool perf_map = false;
+  bool jitdump = false;
 };
 
 /// Counters since the Runtime was made, and what it holds now.
@@ -60,6 +74,14 @@ struct CacheStatistics {
   std::size_t kernels = 0;           ///< kept now
   std::size_t bytes = 0;             ///< kept now
   std::size_t executable_bytes = 0;  ///< in use in executable memory, by evicted kernels too
+
+  // Of the cache on disk, as this Runtime used it.
+  std::uint64_t disk_hits = 0;
+  std::uint64_t disk_misses = 0;    ///< the rejected ones among them
+  std::uint64_t disk_rejected = 0;  ///< files that were there, but not as they should be
+  std::uint64_t disk_stores = 0;
+  std::uint64_t disk_failed_stores = 0;  ///< no space left, a folder that may not be written to
+  std::uint64_t disk_evictions = 0;
 };
 
 /// Safe to use from any number of threads. After fork() the child may go on using it.

@@ -93,10 +93,11 @@ Result<Code> emit_program(const Program& program, std::string symbol, int intege
   for (const program::Stage& stage : program.stages) {
     emit_padding(assembler);
     code.stage_entries.push_back(assembler.getSize());
-    const std::string error =
-        xbyak::StageEmitter(assembler, program, stage, constants, integer_registers, code.roles)
-            .emit();
+    xbyak::StageEmitter emitter(assembler, program, stage, constants, integer_registers,
+                                code.roles);
+    const std::string error = emitter.emit();
     if (!error.empty()) return unsupported("stage " + stage.name + ": " + error);
+    code.frames.push_back(emitter.take_frame());
   }
   if (assembler.getSize() > kMaxCodeBytes) return unsupported(too_large(assembler.getSize(), ""));
   emit_padding(assembler);
@@ -109,6 +110,13 @@ Result<Code> emit_program(const Program& program, std::string symbol, int intege
 }
 
 }  // namespace
+
+std::string xbyak_version() {
+  // 0xABCD is A.BC(.D).
+  return "Xbyak " + std::to_string(Xbyak::VERSION >> 12) + "." +
+         std::to_string((Xbyak::VERSION >> 8 & 0xf) * 10 + (Xbyak::VERSION >> 4 & 0xf)) + "." +
+         std::to_string(Xbyak::VERSION & 0xf);
+}
 
 Result<Code> emit_xbyak(const Program& program, std::string symbol, int integer_registers) {
   std::string obstacle = find_obstacle(program);

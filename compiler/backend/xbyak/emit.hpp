@@ -18,4 +18,7 @@ inline constexpr int kIntegerRegisters = 13;
 Result<Code> emit_xbyak(const program::Program& program, std::string symbol,
                         int integer_registers = kIntegerRegisters);
 
+/// "Xbyak 6.68"; what kernels kept on disk depend on.
+std::string xbyak_version();
+
 }  // namespace convt

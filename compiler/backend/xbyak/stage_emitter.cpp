@@ -38,6 +38,7 @@ const Reg64 arg_args(Xbyak::Operand::RDI);
 const Reg64 arg_begin(Xbyak::Operand::RSI);
 const Reg64 arg_end(Xbyak::Operand::RDX);
 
+constexpr std::int32_t kReturnAddress = 8;  // bytes, on the stack at entry
 constexpr int kHotLoopAlignment = 32;
 constexpr int kMaxSlots = 512;  // one page, so that the frame cannot step over a stack's guard page
 
@@ -71,6 +72,7 @@ std::string StageEmitter::emit() {
   }
   Label item;
   Label done;
+  walk_ = {stage_.name, code_.getSize(), 0, {}};
   emit_entry(done);
   code_.L(item);
   const auto end = static_cast<std::int32_t>(stage_.code.size());
@@ -78,14 +80,19 @@ std::string StageEmitter::emit() {
   emit_next_item(item, done);
   code_.L(done);
   emit_exit();
+  walk_.end = code_.getSize();
   return error_;
 }
 
 // Entry, items, exit.
 
 void StageEmitter::emit_entry(Label& done) {
-  for (int reg : frame_.saved) code_.push(Reg64(reg));
+  for (int reg : frame_.saved) {
+    code_.push(Reg64(reg));
+    note_frame(8, Saves::pushes, reg);
+  }
   code_.sub(stack, 8 * frame_.slots);
+  note_frame(8 * frame_.slots);
   code_.sub(arg_end, arg_begin);
   code_.mov(slot(frame_.items_left), arg_end);
   code_.jle(done, CodeGenerator::T_NEAR);
@@ -176,9 +183,21 @@ void StageEmitter::emit_increment(std::size_t i, Label& item) {
 
 void StageEmitter::emit_exit() {
   code_.add(stack, 8 * frame_.slots);
-  for (std::size_t i = frame_.saved.size(); i-- > 0;) code_.pop(Reg64(frame_.saved[i]));
+  note_frame(-8 * frame_.slots);
+  for (std::size_t i = frame_.saved.size(); i-- > 0;) {
+    code_.pop(Reg64(frame_.saved[i]));
+    note_frame(-8, Saves::pops, frame_.saved[i]);
+  }
   code_.vzeroupper();
   code_.ret();
+}
+
+/// The instruction just emitted has made the frame so much larger.
+void StageEmitter::note_frame(int bytes, Saves saves, int reg) {
+  const std::int32_t before = walk_.steps.empty() ? kReturnAddress : walk_.steps.back().frame_bytes;
+  // DWARF numbers rbx and r12 to r15 as the encoding of instructions does, but rbp 6.
+  const int dwarf_register = reg == Xbyak::Operand::RBP ? 6 : reg;
+  walk_.steps.push_back({code_.getSize(), before + bytes, saves, dwarf_register});
 }
 
 // Structure.

@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compiler/backend/code.hpp"
@@ -40,8 +41,11 @@ class StageEmitter {
 
   /// Emits the stage at the current position. An empty string, or why it cannot.
   std::string emit();
+  /// Of the stage emitted.
+  [[nodiscard]] Code::StageFrame take_frame() { return std::move(walk_); }
 
  private:
+  using Saves = Code::FrameStep::Saves;
   struct OpenLoop {
     Xbyak::Label head;
     Xbyak::Label exit;
@@ -55,6 +59,7 @@ class StageEmitter {
   void emit_next_item(Xbyak::Label& item, Xbyak::Label& done);
   void emit_increment(std::size_t coordinate, Xbyak::Label& item);
   void emit_exit();
+  void note_frame(int bytes, Saves saves = Saves::nothing, int reg = 0);
 
   // Structure.
   std::int32_t emit_instruction(std::int32_t at);
@@ -122,6 +127,7 @@ class StageEmitter {
   std::size_t next_stream_ = 0;
   program::StreamId held_ = program::kNone;    ///< stream whose pointer `accumulator` holds
   const program::Scalar* held_row_ = nullptr;  ///< let whose place in its table it holds
+  Code::StageFrame walk_{};                    ///< what walkers of the stack need
   std::string error_;
 };
 
