@@ -14,11 +14,13 @@ set(layers
   "compiler/backend/llvm:compiler/target|compiler/program|compiler/backend"
   "compiler/object:compiler/target|compiler/backend"
   "runtime:compiler"
+  "aot/runtime:"
+  "aot:compiler|runtime"
   "python/src:"
   "dialects:compiler/problem"
-  "tools:compiler|runtime|dialects"
+  "tools:compiler|runtime|dialects|aot"
   "bench:compiler|runtime|dialects|tools"
-  "tests:compiler|runtime|dialects|tools"
+  "tests:compiler|runtime|dialects|tools|aot"
   "examples:")
 
 # header : the folders that may include it
@@ -26,7 +28,7 @@ set(third_party
   "xbyak/:compiler/backend/xbyak"
   "llvm/:compiler/backend/llvm"
   "pthreadpool.h:runtime"
-  "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
+  "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|aot/[^/]*\\.cpp|tools|tests|bench"
   "nanobind/:python"
   "Zydis/:tools|tests"
   "CLI/:tools|bench"

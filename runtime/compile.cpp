@@ -157,6 +157,10 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
 }
 
 Status Compilation::choose_backend() {
+  if (context_.memory == nullptr) {
+    interpreted_ = key_.target.isa != Isa::avx512;
+    return ok_status();
+  }
   const bool possible = key_.target.isa == Isa::avx512 && host_can_run(key_.target);
   if (key_.options.backend == Backend::xbyak && !possible) {
     return Error{ErrorCode::unsupported,
@@ -273,6 +277,8 @@ Status Compilation::generate_code(const program::Program& program, const Plan& p
     if (!code.ok()) return code.error();
     kernel_->code = std::move(*code);
   }
+  info().code_bytes = kernel_->code.bytes.size();
+  if (context_.memory == nullptr) return ok_status();
   const Stopwatch watch(times().install_us);
   Code& code = kernel_->code;
   Result<ExecutableBlock> block = context_.memory->install(code.bytes);
@@ -282,7 +288,6 @@ Status Compilation::generate_code(const program::Program& program, const Plan& p
     const std::uint8_t* entry = kernel_->block.data() + code.stage_entries[stage];
     kernel_->stages[stage].entry = reinterpret_cast<StageEntry>(const_cast<std::uint8_t*>(entry));
   }
-  info().code_bytes = code.bytes.size();
   code.bytes = {};  // `block` has them
   return ok_status();
 }
@@ -357,6 +362,10 @@ Result<std::shared_ptr<const KernelState>> compile_candidates(const KernelKey& k
                                                               const CompileContext& context,
                                                               std::vector<Candidate> candidates) {
   return Compilation(key, context, std::move(candidates)).run();
+}
+
+Result<std::shared_ptr<const KernelState>> compile_ahead(const KernelKey& key) {
+  return Compilation(key, CompileContext{}).run();
 }
 
 std::size_t kept_bytes(const KernelState& kernel) {
