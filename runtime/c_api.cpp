@@ -207,7 +207,7 @@ convt::Result<convt::Options> to_options(const convt_options_t* theirs) {
   const auto c =
       import_struct(theirs, convt_options_t CONVT_OPTIONS_INIT, kOptionsBytes, "options");
   if (!c.ok()) return c.error();
-  if (c->backend < CONVT_BACKEND_AUTOMATIC || c->backend > CONVT_BACKEND_INTERPRETER) {
+  if (c->backend < CONVT_BACKEND_AUTOMATIC || c->backend > CONVT_BACKEND_LLVM) {
     return bad("options.backend: " + std::to_string(c->backend) + " is unknown");
   }
   options.backend = static_cast<convt::Backend>(c->backend);

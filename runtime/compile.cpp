@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/backend/xbyak/emit.hpp"
 #include "compiler/lower/lower.hpp"
 #include "compiler/plan/cost_model.hpp"
@@ -130,7 +131,7 @@ class Compilation {
   const CompileContext& context_;
   std::shared_ptr<KernelState> kernel_;
   std::size_t slice_bytes_ = 0;  ///< workspace of one task
-  bool interpreted_ = false;
+  Backend backend_ = Backend::interpreter;
   std::vector<Candidate> candidates_;  ///< best first
 };
 
@@ -158,19 +159,31 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
 
 Status Compilation::choose_backend() {
   if (context_.memory == nullptr) {
-    interpreted_ = key_.target.isa != Isa::avx512;
+    backend_ = key_.target.isa == Isa::avx512 ? Backend::xbyak : Backend::interpreter;
     return ok_status();
   }
-  const bool possible = key_.target.isa == Isa::avx512 && host_can_run(key_.target);
-  if (key_.options.backend == Backend::xbyak && !possible) {
+  const Backend wanted = key_.options.backend;
+  const bool runs = host_can_run(key_.target);
+  const bool has_xbyak = runs && key_.target.isa == Isa::avx512;
+  const std::string target =
+      std::string(to_string(key_.target.isa)) + " (machine and CONVT_MAX_ISA considered)";
+  if (wanted == Backend::xbyak && !has_xbyak) {
     return Error{ErrorCode::unsupported,
-                 std::string("backend xbyak: needs AVX-512, and this run is for ") +
-                     to_string(key_.target.isa) + " (machine and CONVT_MAX_ISA considered)"};
+                 "backend xbyak: needs AVX-512, and this run is for " + target};
   }
-  interpreted_ = key_.options.backend == Backend::interpreter || !possible;
-  if (interpreted_ && key_.options.backend == Backend::automatic) {
-    append(info().note, std::string("interpreted, and so slow: no machine code for ") +
-                            to_string(key_.target.isa) + " yet");
+  if (wanted == Backend::llvm && !has_llvm()) {
+    return Error{ErrorCode::unsupported, "backend llvm: this convt was built without LLVM"};
+  }
+  if (wanted == Backend::llvm && !runs) {
+    return Error{ErrorCode::unsupported,
+                 "backend llvm: this process cannot run code for " + target};
+  }
+  backend_ = wanted;
+  if (wanted != Backend::automatic) return ok_status();
+  backend_ = has_xbyak ? Backend::xbyak : runs && has_llvm() ? Backend::llvm : Backend::interpreter;
+  if (backend_ == Backend::interpreter) {
+    append(info().note, "interpreted, and so slow: no machine code for " + target +
+                            (runs ? " without LLVM" : ""));
   }
   return ok_status();
 }
@@ -265,7 +278,7 @@ Status Compilation::build(const Candidate& candidate) {
   }
   slice_bytes_ = workspace_bytes(*program);
   kernel_->staged = staged_bytes(*program);
-  if (!interpreted_) return generate_code(*program, candidate.plan);
+  if (backend_ != Backend::interpreter) return generate_code(*program, candidate.plan);
   kernel_->program = std::make_unique<program::Program>(*std::move(program));
   return ok_status();
 }
@@ -273,7 +286,10 @@ Status Compilation::build(const Candidate& candidate) {
 Status Compilation::generate_code(const program::Program& program, const Plan& plan) {
   {
     const Stopwatch watch(times().emit_us);
-    Result<Code> code = emit_xbyak(program, make_kernel_name(key_.problem, key_.target, plan));
+    std::string symbol = make_kernel_name(key_.problem, key_.target, plan);
+    Result<Code> code = backend_ == Backend::llvm
+                            ? emit_llvm(program, key_.target, std::move(symbol))
+                            : emit_xbyak(program, std::move(symbol));
     if (!code.ok()) return code.error();
     kernel_->code = std::move(*code);
   }
@@ -310,14 +326,14 @@ void Compilation::finish() {
   kernel.packed = make_packed_format(kernel.layout);
   kernel.max_batch = find_max_batch(kernel.problem);
   // The prediction is the machine code's; interpreted work is always worth its threads.
-  kernel.task_us = interpreted_ ? 0 : context_.task_us;
+  kernel.task_us = backend_ == Backend::interpreter ? 0 : context_.task_us;
   kernel.pool = context_.pool;
   // All slices there can be: those that no task uses cost address space only.
   kernel.workspaces = std::make_unique<WorkspacePool>(slice_bytes_, WorkspacePool::kMaxSlices);
   if (kernel.staged.any()) kernel.staging = std::make_unique<StagingPool>();
   info().workspace_bytes = kernel.workspaces->slice_bytes() + kernel.staged.total(1);
   info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
-  info().backend = to_string(interpreted_ ? Backend::interpreter : Backend::xbyak);
+  info().backend = to_string(backend_);
   info().target = kernel.target.to_text();
   info().layer = kernel.problem.to_text();
   info().packed_weights_bytes = kernel.packed.bytes();
@@ -341,9 +357,9 @@ std::size_t hash_value(const KernelKey& key) {
 
 Result<Target> choose_target(const Options& options) {
   if (options.isa.empty()) return host_target();
-  Result<Isa> isa = parse_isa(options.isa);
-  if (!isa.ok()) return isa.error();
-  return *isa == host_target().isa ? host_target() : generic_target(*isa);
+  const Result<Isa> isa = parse_isa(options.isa);
+  if (isa.ok() && *isa == host_target().isa) return host_target();
+  return parse_target(options.isa);
 }
 
 Result<program::Program> make_program(const Problem& problem, const Target& target,

@@ -19,6 +19,8 @@ const char* to_string(Backend backend) {
       return "xbyak";
     case Backend::interpreter:
       return "interpreter";
+    case Backend::llvm:
+      return "llvm";
   }
   return "?";
 }

@@ -45,8 +45,9 @@ void add_common_options(CLI::App& app, LayerSource source, CommonOptions* option
                  "channels first or last; overrides what the layers say (default nchw)")
       ->check(CLI::IsMember({"nchw", "nhwc"}));
   app.add_option("--backend", options->backend,
-                 "xbyak (machine code, AVX-512) or interpreter; default: xbyak where it can run")
-      ->check(CLI::IsMember({"xbyak", "interpreter"}));
+                 "xbyak (machine code, AVX-512), llvm (AVX2, AVX-512; if built in) or interpreter; "
+                 "default: the first of them that can run")
+      ->check(CLI::IsMember({"xbyak", "llvm", "interpreter"}));
 }
 
 void add_threads_option(CLI::App& app, CommonOptions* options) {
@@ -91,6 +92,7 @@ Options compile_options(const CommonOptions& options, const Layer& layer) {
   Options compile;
   compile.expected_batch = std::max<std::int64_t>(layer.batch, 1);
   if (options.backend == "xbyak") compile.backend = Backend::xbyak;
+  if (options.backend == "llvm") compile.backend = Backend::llvm;
   if (options.backend == "interpreter") compile.backend = Backend::interpreter;
   return compile;
 }

@@ -37,4 +37,6 @@ struct Code {
   std::vector<Role> roles;                 ///< ascending offsets
 };
 
+inline constexpr std::size_t kMaxCodeBytes = 64 * 1024;  ///< instructions of one kernel
+
 }  // namespace convt

@@ -171,8 +171,9 @@ convt_status_t convt_problem_validate(const convt_problem_t* problem);
 typedef enum convt_backend {
   CONVT_BACKEND_AUTOMATIC =
       0,                   /* machine code where this machine can run it, else the interpreter */
-  CONVT_BACKEND_XBYAK = 1, /* machine code or an error */
-  CONVT_BACKEND_INTERPRETER = 2 /* same arithmetic, slowly */
+  CONVT_BACKEND_XBYAK = 1,       /* machine code for AVX-512, or an error */
+  CONVT_BACKEND_INTERPRETER = 2, /* same arithmetic, slowly */
+  CONVT_BACKEND_LLVM = 3         /* machine code by way of LLVM, or an error */
 } convt_backend_t;
 
 typedef struct convt_options {
@@ -180,7 +181,7 @@ typedef struct convt_options {
   int32_t backend;        /* convt_backend_t */
   int32_t strict;         /* 1: refuse plans with under 25% useful lanes */
   const char* plan;       /* plan to use, as convt_kernel_plan() prints it; null: convt chooses */
-  const char* isa;        /* "scalar", "avx2", "avx512": compile for this; null: for this machine */
+  const char* isa;        /* target to compile for ("avx2", "x86-64-v4", ...); null: this machine */
   int64_t expected_batch; /* images a run will mostly have, at least 1; any batch may be run */
 } convt_options_t;
 
@@ -193,7 +194,8 @@ typedef struct convt_kernel convt_kernel_t;
 /* Compiles `problem`, or finds it in the process-wide cache (which keeps 64 MiB of code). `options`
  * may be null for the defaults. On success *kernel is a handle for convt_kernel_destroy(); on
  * failure it is null. Errors: INVALID_ARGUMENT, UNSUPPORTED (beyond a limit, no plan fits, strict
- * refuses the best one, or CONVT_BACKEND_XBYAK without AVX-512), OUT_OF_MEMORY, INTERNAL. */
+ * refuses the best one, CONVT_BACKEND_XBYAK without AVX-512, CONVT_BACKEND_LLVM without LLVM),
+ * OUT_OF_MEMORY, INTERNAL. */
 convt_status_t convt_compile(const convt_problem_t* problem, const convt_options_t* options,
                              convt_kernel_t** kernel);
 
@@ -203,7 +205,7 @@ void convt_kernel_destroy(convt_kernel_t* kernel);
 /* Texts about a kernel, alive as long as its handle; "" if kernel is null.
  * plan: what options.plan takes. report: several lines for people: the plan, why it was chosen,
  * what was rejected with predicted times, backend, sizes, compile times. backend: "xbyak",
- * "interpreter". symbol: convt_<family>_<layer>_<isa>_<hash>. */
+ * "llvm", "interpreter". symbol: convt_<family>_<layer>_<isa>_<hash>. */
 const char* convt_kernel_plan(const convt_kernel_t* kernel);
 const char* convt_kernel_report(const convt_kernel_t* kernel);
 const char* convt_kernel_backend(const convt_kernel_t* kernel);

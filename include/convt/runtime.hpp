@@ -15,8 +15,9 @@ namespace convt {
 
 enum class Backend : std::uint8_t {
   automatic,    ///< machine code where this machine can run it, otherwise the interpreter
-  xbyak,        ///< machine code or an error
+  xbyak,        ///< machine code for AVX-512, or an error
   interpreter,  ///< the same arithmetic in the same order, slowly: for tests and foreign machines
+  llvm,         ///< machine code by way of LLVM (if built in), or an error: AVX2 and AVX-512
 };
 
 const char* to_string(Backend backend);
@@ -26,7 +27,9 @@ struct Options {
   Backend backend = Backend::automatic;
   bool strict = false;  ///< refuse plans with under 25% useful lanes instead of running them slowly
   std::string plan{};   ///< plan to use, as KernelInfo::plan prints it; empty: convt chooses
-  std::string isa{};    ///< "scalar", "avx2", "avx512": compile for this; empty: for this machine
+                       /// A target to compile for, by name: "avx2", "x86-64-v4", "znver4", "neon";
+                       /// empty: this machine
+  std::string isa{};
 
   /// Images a run will mostly have; at least 1. Any batch runs right: this one is what the plan is
   /// chosen for (small images share their weights' loads).
@@ -73,8 +76,9 @@ class Runtime {
   /// The kernel of `problem`: a kept one (below a microsecond), or a new one (a few hundred).
   /// However many threads ask for the same at once, it is compiled once. Errors: invalid_argument
   /// when problem or options are wrong; unsupported when the layer is beyond a limit of validate(),
-  /// no plan fits, strict refuses the best one, or Backend::xbyak meets a machine without AVX-512;
-  /// out_of_memory; internal when the verifier refuses a program. Nothing is kept of a failure.
+  /// no plan fits, strict refuses the best one, Backend::xbyak meets a machine without AVX-512, or
+  /// Backend::llvm a build without LLVM; out_of_memory; internal when the verifier refuses a
+  /// program. Nothing is kept of a failure.
   Result<Kernel> compile(const Problem& problem, const Options& options = {});
 
   [[nodiscard]] CacheStatistics statistics() const;

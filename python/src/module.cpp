@@ -318,7 +318,8 @@ void bind_info(nb::module_& m) {
       .def_ro("why", &PlanCandidate::why);
   nb::class_<KernelInfo>(m, "KernelInfo", "What compile() decided; str() has all of it for people.")
       .def_ro("symbol", &KernelInfo::symbol)
-      .def_ro("backend", &KernelInfo::backend, "'xbyak' (machine code) or 'interpreter' (slow).")
+      .def_ro("backend", &KernelInfo::backend,
+              "'xbyak' or 'llvm' (machine code), or 'interpreter' (slow).")
       .def_ro("target", &KernelInfo::target)
       .def_ro("layer", &KernelInfo::layer)
       .def_ro("plan", &KernelInfo::plan, "What compile(plan=...) takes.")
@@ -420,10 +421,13 @@ are packed for another plan; MemoryError.)");
         Options options;
         if (backend == "xbyak") {
           options.backend = Backend::xbyak;
+        } else if (backend == "llvm") {
+          options.backend = Backend::llvm;
         } else if (backend == "interpreter") {
           options.backend = Backend::interpreter;
         } else if (backend != "automatic") {
-          raise_value("backend: '" + backend + "', expected 'automatic', 'xbyak' or 'interpreter'");
+          raise_value("backend: '" + backend +
+                      "', expected 'automatic', 'xbyak', 'llvm' or 'interpreter'");
         }
         options.strict = strict;
         options.plan = plan;
@@ -437,11 +441,11 @@ are packed for another plan; MemoryError.)");
               "plan: str = '', isa: str = '', expected_batch: int = 1) -> Kernel"),
       R"(The kernel of a problem: a few hundred microseconds, or below one if the process has it yet.
 
-backend: "automatic" (machine code where there is AVX-512, else an interpreter), "xbyak" (machine
-    code or an error) or "interpreter".
+backend: "automatic" (machine code where that is possible, else an interpreter), "xbyak" or "llvm"
+    (machine code or an error), or "interpreter".
 strict: refuse plans that waste more than three quarters of the lanes.
 plan: the plan to use, as info.plan says it; "": convt chooses.
-isa: "scalar", "avx2" or "avx512"; "": this machine's.
+isa: a target by name ("avx2", "x86-64-v4", ...); "": this machine.
 expected_batch: images that most runs will have. Any batch may be run.
 
 The GIL is released meanwhile. Raises ValueError, NotImplementedError (no plan fits, or refused),

@@ -18,6 +18,4 @@ inline constexpr int kIntegerRegisters = 13;
 Result<Code> emit_xbyak(const program::Program& program, std::string symbol,
                         int integer_registers = kIntegerRegisters);
 
-inline constexpr std::size_t kMaxCodeBytes = 64 * 1024;  ///< instructions of one kernel
-
 }  // namespace convt
