@@ -9,12 +9,9 @@
 #include <thread>
 #include <utility>
 
-extern "C" {
-#include "aot/runtime/descriptor.h"
-}
-
 #include "aot/identifiers.hpp"
 #include "aot/layer_object.hpp"
+#include "aot/runtime/descriptor.h"
 #include "aot/runtime_files.hpp"
 #include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/object/kernel_object.hpp"

@@ -8,6 +8,7 @@
 
 #include "aot/bundle.hpp"
 #include "aot/layer_object.hpp"
+#include "aot/runtime/convt_aot.h"
 #include "aot/runtime_files.hpp"
 
 namespace convt::aot {
@@ -53,7 +54,6 @@ struct Parameter {
   const char* name;
   const char* field;  ///< of convt_aot_arguments
   std::string shape;
-  bool converts = false;  ///< the field's type differs, for C++ too
 };
 
 std::string pointer_to(const char* type) { return std::string("const ") + type + "*"; }
@@ -116,7 +116,7 @@ class HeaderWriter {
     line("");
     out_ += runtime_header();
     line("");
-    line("#if CONVT_AOT_ABI != 1");
+    line("#if CONVT_AOT_ABI != " + std::to_string(CONVT_AOT_ABI));
     line("#error \"this header and another one are of different versions of convt\"");
     line("#endif");
     line("");
@@ -127,10 +127,7 @@ class HeaderWriter {
     const std::vector<Parameter> parameters = make_parameters(problem);
     const std::string& id = layer.identifier;
     write_description(layer, parameters);
-    line("#ifdef __cplusplus");
-    line("extern \"C\"");
-    line("#endif");
-    line("const convt_aot_layer " + layer_symbol(layer) + ";");
+    line("CONVT_AOT_EXTERN const convt_aot_layer " + layer_symbol(layer) + ";");
     line("");
     const std::string handle = "(CONVT_AOT_ABI, &" + layer_symbol(layer);
     line("static inline size_t " + id + "_packed_bytes(void) {");
@@ -188,13 +185,12 @@ class HeaderWriter {
 
   void write_run(const BundleLayer& layer, const std::vector<Parameter>& parameters, bool serial) {
     line("static inline int " + layer.identifier + (serial ? "_run(" : "_run_parallel("));
-    std::string list = "    ";
     for (const Parameter& parameter : parameters) {
-      list += parameter.type + " " + parameter.name + ", ";
+      line("    " + parameter.type + " " + parameter.name + ",");
     }
-    list += "int64_t batch, void* workspace";
-    if (!serial) list += ",\n    int threads, convt_aot_parallel_for parallel_for, void* context";
-    line(list + ") {");
+    const std::string threads =
+        serial ? "" : ", int threads,\n    convt_aot_parallel_for parallel_for, void* context";
+    line("    int64_t batch, void* workspace" + threads + ") {");
     line("  convt_aot_arguments arguments = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0};");
     line("  arguments.batch = batch;");
     for (const Parameter& parameter : parameters) {

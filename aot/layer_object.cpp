@@ -7,11 +7,8 @@
 #include <utility>
 #include <vector>
 
-extern "C" {
 #include "aot/runtime/convt_aot.h"
 #include "aot/runtime/descriptor.h"
-}
-
 #include "compiler/packing/packing.hpp"
 #include "compiler/program/abi.hpp"
 #include "runtime/packed_weights.hpp"

@@ -19,7 +19,7 @@ set(layers
   "python/src:"
   "dialects:compiler/problem"
   "tools:compiler|runtime|dialects|aot"
-  "bench:compiler|runtime|dialects|tools"
+  "bench:compiler|runtime|dialects|tools|aot"
   "tests:compiler|runtime|dialects|tools|aot"
   "examples:")
 

@@ -8,7 +8,10 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#define CONVT_AOT_EXTERN extern "C"
 extern "C" {
+#else
+#define CONVT_AOT_EXTERN extern
 #endif
 
 /* Changes when archives of another version cannot be run. Checked by every call. */

@@ -1,5 +1,7 @@
 #include "compiler/object/kernel_object.hpp"
 
+#include <algorithm>
+
 #include "compiler/object/unwind.hpp"
 
 namespace convt::object {
@@ -8,13 +10,23 @@ namespace {
 constexpr std::uint64_t kCodeAlignment = 64;
 constexpr std::uint64_t kUnwindAlignment = 8;
 
+/// Not every backend tells frames: stages then reach up to what follows them.
+std::size_t stage_end(const Code& code, std::size_t stage) {
+  if (stage < code.frames.size()) return code.frames[stage].end;
+  std::size_t end = code.constants_offset;
+  for (const std::size_t entry : code.stage_entries) {
+    if (entry > code.stage_entries[stage]) end = std::min(end, entry);
+  }
+  return end;
+}
+
 void add_stage_symbols(ObjectFile& file, const Code& code, std::size_t section, Linkage linkage) {
-  for (std::size_t stage = 0; stage < code.frames.size(); ++stage) {
-    const Code::StageFrame& frame = code.frames[stage];
+  for (std::size_t stage = 0; stage < code.stage_entries.size(); ++stage) {
+    const std::size_t begin = code.stage_entries[stage];
     file.symbols.push_back({.name = stage_symbol(code, stage),
                             .section = section,
-                            .offset = frame.begin,
-                            .size = frame.end - frame.begin,
+                            .offset = begin,
+                            .size = stage_end(code, stage) - begin,
                             .linkage = linkage,
                             .is_function = true});
   }
@@ -23,7 +35,9 @@ void add_stage_symbols(ObjectFile& file, const Code& code, std::size_t section, 
 }  // namespace
 
 std::string stage_symbol(const Code& code, std::size_t stage) {
-  return stage == 0 ? code.symbol : code.symbol + "_" + code.frames[stage].name;
+  if (stage == 0) return code.symbol;
+  return code.symbol + "_" +
+         (stage < code.frames.size() ? code.frames[stage].name : "stage" + std::to_string(stage));
 }
 
 ObjectFile make_kernel_object(const Code& code, Linkage linkage) {
