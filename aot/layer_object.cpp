@@ -22,7 +22,7 @@ using object::RelocationKind;
 using object::SectionKind;
 
 // The C runtime sees the same arguments and the same types as kernels do.
-static_assert(sizeof(convt_aot_args) == sizeof(Args));
+static_assert(sizeof(convt_aot_args) <= sizeof(Args));
 static_assert(offsetof(convt_aot_args, workspace) == offsetof(Args, workspace));
 static_assert(offsetof(convt_aot_args, staged_dst) == offsetof(Args, staged_dst));
 static_assert(offsetof(convt_aot_args, input_parameters) == offsetof(Args, input_parameters));
