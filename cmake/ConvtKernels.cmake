@@ -1,10 +1,10 @@
 # convt_add_kernels(<target> LAYERS <file> [TARGETS <name>...] [PREFIX <text>] [HEADER <name>]
-#                   [WEIGHTS <folder>] [OPTIONS <option>...])
+#                   [WEIGHTS <place>] [OPTIONS <option>...])
 #
 # A library of kernels that `convt compile` makes of a layers file when it is built. Link <target>
 # and include <target>.h (or HEADER). TARGETS are CPUs ("native", "x86-64-v3", ...), of which the
-# best that the CPU can run is taken at run time; WEIGHTS a folder of <layer's name>.npy to be packed
-# ahead of time. When cross-compiling, CONVT_COMMAND must be a convt of the build machine.
+# best that the CPU can run is taken at run time; WEIGHTS a folder of <layer's name>.npy, or an .npz
+# file, to be packed ahead of time. When cross-compiling, CONVT_COMMAND must be a convt of the build machine.
 function(convt_add_kernels target)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "LAYERS;PREFIX;HEADER;WEIGHTS" "TARGETS;OPTIONS")
   if(arg_UNPARSED_ARGUMENTS)
@@ -40,7 +40,11 @@ function(convt_add_kernels target)
   endif()
   if(arg_WEIGHTS)
     cmake_path(ABSOLUTE_PATH arg_WEIGHTS)
-    file(GLOB weights CONFIGURE_DEPENDS ${arg_WEIGHTS}/*.npy)
+    if(IS_DIRECTORY ${arg_WEIGHTS})
+      file(GLOB weights CONFIGURE_DEPENDS ${arg_WEIGHTS}/*.npy)
+    else()
+      set(weights ${arg_WEIGHTS})
+    endif()
     list(APPEND options --weights ${arg_WEIGHTS})
     list(APPEND depends ${weights})
   endif()

@@ -34,6 +34,7 @@ set(third_party
   "CLI/:tools|bench"
   "fmt/:tools|bench"
   "png.h:tools"
+  "zip.h:tools"
   "dnnl.hpp:bench"
   "benchmark/:bench"
   "gtest/:tests"

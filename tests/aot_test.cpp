@@ -504,32 +504,45 @@ TEST_F(AotTest, WeightsCanBePackedIntoTheArchive) {
   write_text(folder_ / "weights" / "plain.npy",
              head + std::string(reinterpret_cast<const char*>(weights.data()), 4 * weights.size()));
   write_text(folder_ / "layers", layer_to_json(layer));
-  compile(path("layers"), "--weights " + path("weights"));
-  EXPECT_THAT(read_text(folder_ / "kernels.h"), HasSubstr("plain_weights(void)"));
-  const Library library(folder_, path("kernels.a"));
-  const auto* const packed =
-      static_cast<const std::byte*>(library.function<decltype(convt_aot_weights)>(
-          "convt_aot_weights")(CONVT_AOT_ABI, library.layer("plain_layer")));
-  ASSERT_NE(packed, nullptr);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(packed) % 64, 0u);
   const Kernel kernel = convt::compile(problem, {}).value();
   const PackedWeights expected = kernel.pack(weights.data(), weights.size()).value();
-  EXPECT_EQ(std::memcmp(packed, expected.data(), expected.bytes()), 0);
+  const auto expect_weights = [&] {
+    const Library library(folder_, path("kernels.a"));
+    const auto* const packed =
+        static_cast<const std::byte*>(library.function<decltype(convt_aot_weights)>(
+            "convt_aot_weights")(CONVT_AOT_ABI, library.layer("plain_layer")));
+    ASSERT_NE(packed, nullptr);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(packed) % 64, 0u);
+    EXPECT_EQ(std::memcmp(packed, expected.data(), expected.bytes()), 0);
+  };
+  compile(path("layers"), "--weights " + path("weights"));
+  expect_weights();
+  EXPECT_THAT(read_text(folder_ / "kernels.h"), HasSubstr("plain_weights(void)"));
+  // The same from an .npz file, which is a zip archive.
+  const Outcome zipped =
+      run_command("python3 -m zipfile -c " + path("weights.npz") + " " + path("weights/plain.npy"));
+  ASSERT_EQ(zipped.status, 0) << zipped.output;
+  compile(path("layers"), "--weights " + path("weights.npz"));
+  expect_weights();
 
   // A file that is not there, or of another shape.
   write_text(folder_ / "layers", R"({"name": "plain", "ic": 3, "oc": 33, "in": 5, "k": 4})");
-  const auto refuse = [&](const std::string& name, const std::string& why) {
+  const auto refuse = [&](const std::string& place, const std::string& why) {
     const Outcome outcome =
-        run_command(convt_command() + " compile --layers " + path("layers") + " -o " + path(name) +
-                    " --header " + path("other.h") + " --weights " + path("weights"));
+        run_command(convt_command() + " compile --layers " + path("layers") + " -o " +
+                    path("other.a") + " --header " + path("other.h") + " --weights " + path(place));
     EXPECT_EQ(outcome.status, 2);
     EXPECT_THAT(outcome.output, HasSubstr(why));
-    EXPECT_FALSE(fs::exists(path(name)));
+    EXPECT_FALSE(fs::exists(path("other.a")));
     EXPECT_FALSE(fs::exists(path("other.h")));
   };
-  refuse("other.a", "the layer wants (3, 33, 4)");
+  refuse("weights", "the layer wants (3, 33, 4)");
+  refuse("weights.npz", "the layer wants (3, 33, 4)");
+  refuse("layers", "no zip archive");
+  refuse("nowhere.npz", "cannot read");
   write_text(folder_ / "layers", R"({"name": "unknown", "ic": 3, "oc": 33, "in": 5, "k": 4})");
-  refuse("other.a", "unknown.npy");
+  refuse("weights", "unknown.npy");
+  refuse("weights.npz", "it has no array unknown.npy");
 }
 
 TEST_F(AotTest, WrongTargetsAreRefused) {

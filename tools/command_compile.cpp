@@ -11,6 +11,7 @@
 #include "aot/runtime_files.hpp"
 #include "tools/commands.hpp"
 #include "tools/npy.hpp"
+#include "tools/npz.hpp"
 #include "tools/output_file.hpp"
 #include "tools/progress.hpp"
 
@@ -30,14 +31,17 @@ struct CompileOptions {
 
 using Bytes = std::vector<std::uint8_t>;
 
-/// <folder>/<layer's name>.npy
-Result<Bytes> read_weights(const std::string& folder, const Layer& layer) {
+/// <place>/<layer's name>.npy, or that array of an .npz file.
+Result<Bytes> read_weights(const std::string& place, const Layer& layer) {
   const auto refuse = [&](const std::string& what) {
     return Error{ErrorCode::invalid_argument, "--weights: " + what};
   };
-  if (layer.name.empty()) return refuse("a layer without a name has no file");
-  const std::string path = (std::filesystem::path(folder) / (layer.name + ".npy")).string();
-  const Result<NpyArray> array = read_npy(path, weights_dtype(layer.problem.dtype));
+  if (layer.name.empty()) return refuse("a layer without a name has no weights there");
+  const std::string path = (std::filesystem::path(place) / (layer.name + ".npy")).string();
+  const DataType type = weights_dtype(layer.problem.dtype);
+  const Result<NpyArray> array = std::filesystem::is_directory(place)
+                                     ? read_npy(path, type)
+                                     : read_npz(place, layer.name, type);
   if (!array.ok()) return refuse(array.error().message);
   const std::vector<std::int64_t> expected = weights_shape(layer.problem);
   if (array->shape != expected) {
@@ -174,9 +178,11 @@ Command make_compile_command(CLI::App& parent) {
       ->capture_default_str();
   app->add_option("--manifest", options->manifest, "what is in the archive, as JSON")
       ->type_name("FILE.json");
-  app->add_option("--weights", options->weights,
-                  "folder with <layer's name>.npy of each layer, packed into the archive")
-      ->type_name("FOLDER");
+  app->add_option(
+         "--weights", options->weights,
+         "folder with <layer's name>.npy of each layer, or an .npz file with these arrays: "
+         "packed into the archive")
+      ->type_name("PLACE");
   app->add_option("--prefix", options->prefix, "of the functions' names")->type_name("TEXT");
   app->add_option("--runtime-source", options->runtime_source,
                   "write the C runtime's source, for machines whose archives come without it")

@@ -8,7 +8,7 @@ packages=(
   libxbyak-dev        # the machine-code backend's assembler
   libpthreadpool-dev  # the default thread pool
   nlohmann-json3-dev  # layers files
-  libcli11-dev libfmt-dev libpng-dev libzydis-dev  # the convt command
+  libcli11-dev libfmt-dev libpng-dev libzip-dev libzydis-dev  # the convt command
   libgtest-dev libgmock-dev librapidcheck-dev      # the tests
   python3 python3-dev python3-venv                 # the Python package
 )
