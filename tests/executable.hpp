@@ -31,10 +31,13 @@ class Executable {
   Executable(const Executable&) = delete;
   Executable& operator=(const Executable&) = delete;
 
+  [[nodiscard]] StageEntry entry(std::size_t stage) const {
+    return reinterpret_cast<StageEntry>(static_cast<std::uint8_t*>(pages_) +
+                                        code_.stage_entries[stage]);
+  }
+
   void run(std::size_t stage, const Args& args, std::int64_t begin, std::int64_t end) const {
-    const auto entry = reinterpret_cast<StageEntry>(static_cast<std::uint8_t*>(pages_) +
-                                                    code_.stage_entries[stage]);
-    entry(&args, begin, end);
+    entry(stage)(&args, begin, end);
   }
   [[nodiscard]] std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(pages_); }
 

@@ -112,7 +112,7 @@ Options compile_options(const LayerCase& layer) {
   Options options{.plan = layer.plan};
   const Result<Plan> plan = parse_plan(layer.plan);
   if (plan.ok() && plan->lanes != host_target().lanes) {
-    options.isa = plan->lanes == 16 ? "avx512" : "avx2";
+    options.isa = plan->lanes == 16 ? "avx512" : plan->lanes == 8 ? "avx2" : "neon";
   }
   return options;
 }
@@ -161,13 +161,14 @@ std::string interpret_layer(const program::Program& program, const Plan& plan, L
   return "";
 }
 
-Machine::Machine(const Target& target)
+Machine::Machine(const Target& target, Backend backend)
     : target_(target),
+      backend_(backend),
       context_{.memory = ExecutableMemory::create(), .pool = std::make_shared<ThreadPool>(1)} {}
 
 Result<Kernel> Machine::compile(const LayerCase& layer) const {
   Result<std::shared_ptr<const KernelState>> kernel =
-      compile_kernel({layer.problem, target_, {.plan = layer.plan}}, context_);
+      compile_kernel({layer.problem, target_, {.backend = backend_, .plan = layer.plan}}, context_);
   if (!kernel.ok()) return kernel.error();
   return Kernel(*std::move(kernel));
 }

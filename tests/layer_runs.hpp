@@ -9,6 +9,7 @@
 
 #include <convt/convt.hpp>
 
+#include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/plan/plan.hpp"
 #include "compiler/program/program.hpp"
 #include "compiler/target/target.hpp"
@@ -46,11 +47,13 @@ std::string interpret_layer(const program::Program& program, const Plan& plan, L
 /// Compiles for one target, plan given, and checks.
 class Machine {
  public:
-  explicit Machine(const Target& target);
+  /// `backend` automatic: Xbyak or none.
+  explicit Machine(const Target& target, Backend backend = Backend::automatic);
 
   /// Whether its machine code runs here.
   [[nodiscard]] bool runs_code() const {
-    return target_.isa == Isa::avx512 && host_can_run(target_);
+    const bool is_llvm = backend_ == Backend::llvm && has_llvm();
+    return (is_llvm || target_.isa == Isa::avx512) && host_can_run(target_);
   }
   [[nodiscard]] const Target& target() const { return target_; }
 
@@ -63,6 +66,7 @@ class Machine {
 
  private:
   Target target_;
+  Backend backend_;
   CompileContext context_;
 };
 

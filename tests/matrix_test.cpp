@@ -1,5 +1,6 @@
 // Every epilogue step and every combination of element types in every kind of kernel, against the
-// reference, as machine code and interpreted, on targets with and without dot products.
+// reference, as machine code of both backends and interpreted, on targets with and without dot
+// products.
 #include <algorithm>
 #include <atomic>
 #include <iostream>
@@ -21,6 +22,8 @@ constexpr int kDraws = 60;  ///< until a cell is given up: many plans need too m
 struct NamedTarget {
   const char* name;
   Target target;
+  Backend backend = Backend::automatic;
+  int every = 1;  ///< only each so many-th cell
 };
 std::ostream& operator<<(std::ostream& out, const NamedTarget& target) {
   return out << target.name;
@@ -49,9 +52,13 @@ std::string refuse(const FeatureCell& cell, const Machine& machine, std::uint32_
       *layer, cell.to_text() + " should be impossible (" + cell.why_impossible() + "): " + failure);
 }
 
-/// Meets each possible cell `rounds` times and checks that the others are impossible.
-void check_cells(const std::vector<FeatureCell>& cells, const Target& target, int rounds) {
-  const Machine machine(target);
+/// Meets each possible cell and checks that the others are impossible.
+void check_cells(const std::vector<FeatureCell>& cells, const NamedTarget& named) {
+  if (named.backend == Backend::llvm && !has_llvm()) {
+    GTEST_SKIP() << "built without LLVM";
+  }
+  const Target& target = named.target;
+  const Machine machine(target, named.backend);
   if (const std::optional<LayerCase> layer = replayed_layer()) return replay(*layer, machine);
   const std::vector<FeatureCell> possible = possible_cells(cells);
   std::map<std::string, int> impossible;
@@ -62,13 +69,13 @@ void check_cells(const std::vector<FeatureCell>& cells, const Target& target, in
   for (const auto& [why, count] : impossible) {
     std::cout << "  " << count << " impossible: " << why << "\n";
   }
-  const int all = static_cast<int>(possible.size()) * rounds;
+  const int all = static_cast<int>(possible.size()) / named.every;
   for_each_index(is_scaled_down() ? std::min(scaled(all), all) : all, [&](int index) {
     // Spread, so that a scaled-down run meets cells of all kinds.
     const std::size_t at = static_cast<std::size_t>(index) * 7919 % possible.size();
     return meet(possible[at], machine, static_cast<std::uint32_t>(index));
   });
-  if (is_scaled_down()) return;
+  if (is_scaled_down() || named.every > 1) return;
   for_each_index(static_cast<int>(cells.size()), [&](int index) -> std::string {
     const FeatureCell& cell = cells[static_cast<std::size_t>(index)];
     if (cell.why_impossible().empty()) return "";
@@ -76,21 +83,21 @@ void check_cells(const std::vector<FeatureCell>& cells, const Target& target, in
   });
 }
 
-class Matrix : public ::testing::TestWithParam<NamedTarget> {
- protected:
-  [[nodiscard]] const Target& target() const { return GetParam().target; }
-};
+class Matrix : public ::testing::TestWithParam<NamedTarget> {};
 
-TEST_P(Matrix, Types) { check_cells(type_cells(), target(), 1); }
-TEST_P(Matrix, Steps) { check_cells(step_cells(), target(), 1); }
-TEST_P(Matrix, InputActivations) { check_cells(input_activation_cells(), target(), 1); }
+TEST_P(Matrix, Types) { check_cells(type_cells(), GetParam()); }
+TEST_P(Matrix, Steps) { check_cells(step_cells(), GetParam()); }
+TEST_P(Matrix, InputActivations) { check_cells(input_activation_cells(), GetParam()); }
 
-INSTANTIATE_TEST_SUITE_P(Targets, Matrix,
-                         ::testing::Values(NamedTarget{"host", host_target()},
-                                           NamedTarget{"no_dot_products",
-                                                       without_dot_products(host_target())},
-                                           NamedTarget{"avx2", generic_target(Isa::avx2)}),
-                         [](const auto& target) { return target.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Targets, Matrix,
+    ::testing::Values(NamedTarget{"host", host_target()},
+                      NamedTarget{"no_dot_products", without_dot_products(host_target())},
+                      NamedTarget{"avx2", generic_target(Isa::avx2)},
+                      NamedTarget{"avx2_llvm", generic_target(Isa::avx2), Backend::llvm, 3},
+                      NamedTarget{"host_llvm", host_target(), Backend::llvm, 4},
+                      NamedTarget{"neon", generic_target(Isa::neon), Backend::automatic, 3}),
+    [](const auto& target) { return target.param.name; });
 
 }  // namespace
 }  // namespace convt::test

@@ -25,7 +25,7 @@ TEST(Target, UnknownIsasAreRefusedByName) {
     ASSERT_FALSE(parsed.ok()) << name;
     EXPECT_EQ(parsed.error().code, ErrorCode::invalid_argument);
     EXPECT_EQ(parsed.error().message,
-              "isa must be scalar, avx2 or avx512, got '" + std::string(name) + "'");
+              "isa must be scalar, avx2, avx512 or neon, got '" + std::string(name) + "'");
   }
 }
 
@@ -40,6 +40,33 @@ TEST(Target, ShapesOfTheIsas) {
     EXPECT_EQ(target.lanes, 8);
     EXPECT_EQ(target.vector_registers, 16);
     EXPECT_EQ(target.mask_registers, 0);
+  }
+}
+
+TEST(Target, NamesStandForTheirMachines) {
+  EXPECT_EQ(parse_target("host").value(), host_target());
+  EXPECT_EQ(parse_target("avx2").value(), generic_target(Isa::avx2));
+  EXPECT_EQ(parse_target("x86-64-v3").value(), generic_target(Isa::avx2));
+  EXPECT_EQ(parse_target("x86-64-v4").value(), generic_target(Isa::avx512));
+  const Target aarch64 = parse_target("aarch64").value();
+  EXPECT_EQ(aarch64.isa, Isa::neon);
+  EXPECT_EQ(aarch64.lanes, 4);
+  EXPECT_EQ(aarch64.vector_registers, 32);
+  EXPECT_EQ(aarch64.mask_registers, 0);
+  EXPECT_FALSE(aarch64.dot_u8s8);
+  EXPECT_TRUE(parse_target("neoverse-v1").value().dot_u8s8);
+  const Target znver4 = parse_target("znver4").value();
+  EXPECT_EQ(znver4.to_text(), "avx512+bf16+vnni l1=32K l2=1M l3=32M");
+  EXPECT_FALSE(host_can_run(aarch64));
+}
+
+TEST(Target, UnknownNamesAreRefusedWithThoseThatAreKnown) {
+  for (const char* name : {"", "avx", "pentium", "x86-64-v3 "}) {
+    const Result<Target> parsed = parse_target(name);
+    ASSERT_FALSE(parsed.ok()) << name;
+    EXPECT_EQ(parsed.error().code, ErrorCode::invalid_argument);
+    EXPECT_NE(parsed.error().message.find("'" + std::string(name) + "'"), std::string::npos);
+    EXPECT_NE(parsed.error().message.find("neoverse-n1"), std::string::npos);
   }
 }
 
@@ -168,7 +195,7 @@ TEST(Disable, ReportsWhatItDoesNotKnow) {
 TEST(MaxIsa, AMistypedCapIsReported) {
   const std::string output = output_under("avx3");
   EXPECT_TRUE(contains(output,
-                       "CONVT_MAX_ISA is ignored: isa must be scalar, avx2 or avx512, "
+                       "CONVT_MAX_ISA is ignored: isa must be scalar, avx2, avx512 or neon, "
                        "got 'avx3'"))
       << output;
 }

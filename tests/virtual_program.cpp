@@ -262,7 +262,7 @@ class Generator {
 
   void make_shuffle() {
     const Reg a = source(), b = source();
-    if (chance(30)) {
+    if (lanes_ > 4 && chance(30)) {
       const int imm = pick(0, 3);
       return builder_.shuffle128(destination(), a, b, imm);
     }
@@ -304,7 +304,7 @@ Program virtual_program(std::uint64_t seed, int lanes, int vector_registers, int
   return Generator(seed, lanes, vector_registers, mask_registers).make();
 }
 
-Result<std::vector<float>> run_virtual_program(const Program& program) {
+Result<std::vector<float>> run_virtual_program(const Program& program, StageEntry entry) {
   std::vector<float> src(kRows * kColumns), dst(kRows * kColumns);
   std::mt19937 random(1);
   for (float& value : src) value = static_cast<float>(static_cast<int>(random() % 2001)) - 1000.0f;
@@ -313,6 +313,10 @@ Result<std::vector<float>> run_virtual_program(const Program& program) {
   args.src = src.data();
   args.dst = dst.data();
   args.batch = 1;
+  if (entry != nullptr) {
+    entry(&args, 0, kItems);
+    return dst;
+  }
   const Status status = program::interpret(program, 0, args, 0, kItems);
   if (!status.ok()) return status.error();
   return dst;

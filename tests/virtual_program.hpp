@@ -7,6 +7,7 @@
 
 #include <convt/result.hpp>
 
+#include "compiler/program/abi.hpp"
 #include "compiler/program/program.hpp"
 
 namespace convt::test {
@@ -15,8 +16,9 @@ namespace convt::test {
 program::Program virtual_program(std::uint64_t seed, int lanes, int vector_registers,
                                  int mask_registers);
 
-/// What is in dst after all items of the Program, interpreted.
-Result<std::vector<float>> run_virtual_program(const program::Program& program);
+/// What is in dst after all items of the Program, interpreted, or run by `entry` if there is one.
+Result<std::vector<float>> run_virtual_program(const program::Program& program,
+                                               StageEntry entry = nullptr);
 
 /// Equal bits, any NaN being equal to any NaN.
 bool same_floats(const std::vector<float>& a, const std::vector<float>& b);

@@ -1,4 +1,5 @@
-// The machine code of a Program does what the interpreter does, bit for bit.
+// The machine code of a Program does what the interpreter does, bit for bit: Xbyak's, and LLVM's
+// for the same target.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/backend/xbyak/emit.hpp"
 #include "compiler/program/abi.hpp"
 #include "compiler/program/builder.hpp"
@@ -113,9 +115,8 @@ class Memory {
 };
 
 /// Runs every stage both ways; the machine code in pieces of `piece` items (0: all at once).
-void expect_same(const Program& program, std::int64_t batch = 1, std::int64_t piece = 0,
-                 int integer_registers = kIntegerRegisters) {
-  const Result<Code> code = emit_xbyak(program, "test", integer_registers);
+void expect_same(const Result<Code>& code, const Program& program, std::int64_t batch,
+                 std::int64_t piece) {
   ASSERT_TRUE(code.ok()) << code.error().message;
   if (!have_avx512()) GTEST_SKIP() << "no AVX-512 here: emitted, not run";
   if (!have_features_for(program)) return;
@@ -131,6 +132,23 @@ void expect_same(const Program& program, std::int64_t batch = 1, std::int64_t pi
     }
   }
   EXPECT_EQ(actual.difference(expected), "");
+}
+
+void expect_same_by_llvm(const Program& program, std::int64_t batch = 1, std::int64_t piece = 0) {
+  if (!has_llvm()) return;
+  SCOPED_TRACE("LLVM");
+  Target target = generic_target(Isa::avx512);
+  target.dot_bf16 = target.dot_u8s8 = true;
+  expect_same(emit_llvm(program, target, "test"), program, batch, piece);
+}
+
+/// Both backends; LLVM, which takes a hundred times longer, once.
+void expect_same(const Program& program, std::int64_t batch = 1, std::int64_t piece = 0,
+                 int integer_registers = kIntegerRegisters) {
+  expect_same(emit_xbyak(program, "test", integer_registers), program, batch, piece);
+  if (batch == 1 && integer_registers == kIntegerRegisters) {
+    expect_same_by_llvm(program, batch, piece);
+  }
 }
 
 Buffer dense(BufferKind kind, std::vector<std::int64_t> extents) {
@@ -1000,7 +1018,9 @@ TEST(Xbyak, RandomProgramsEqualTheInterpreter) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     const auto batch = 1 + static_cast<std::int64_t>(seed) % test::kRandomBatch;
     const int registers = std::max(0, kIntegerRegisters - static_cast<int>(seed % 20));
-    expect_same(test::random_program(seed), batch, static_cast<std::int64_t>(seed % 3), registers);
+    const Program program = test::random_program(seed);
+    expect_same(program, batch, static_cast<std::int64_t>(seed % 3), registers);
+    if (seed % 64 == 1) expect_same_by_llvm(program, batch, static_cast<std::int64_t>(seed % 3));
   }
 }
 

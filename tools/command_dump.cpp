@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "compiler/backend/llvm/llvm_backend.hpp"
 #include "runtime/inspect.hpp"
 #include "tools/commands.hpp"
 #include "tools/disassemble.hpp"
@@ -53,6 +54,17 @@ Status print_code(const Kernel& kernel) {
   return ok_status();
 }
 
+/// What LLVM is given, or makes of it: for any target, whichever backend made the kernel.
+Status print_llvm(const Kernel& kernel, LlvmText form) {
+  const Result<program::Program> program = inspect::program_of(kernel);
+  if (!program.ok()) return program.error();
+  const Result<std::string> text =
+      llvm_text(*program, inspect::target_of(kernel), kernel.info().symbol, form);
+  if (!text.ok()) return text.error();
+  fmt::print("{}", *text);
+  return ok_status();
+}
+
 Result<int> dump(const DumpOptions& options) {
   const Result<Layer> layer = load_layer(options.common);
   if (!layer.ok()) return layer.error();
@@ -63,7 +75,11 @@ Result<int> dump(const DumpOptions& options) {
   Status status = ok_status();
   if (options.stage == "plan") print_plan(*kernel);
   if (options.stage == "program") status = print_program(*kernel);
-  if (options.stage == "asm") status = print_code(*kernel);
+  if (options.stage == "ir") status = print_llvm(*kernel, LlvmText::ir);
+  if (options.stage == "asm") {
+    const bool is_foreign = !host_can_run(inspect::target_of(*kernel)) && has_llvm();
+    status = is_foreign ? print_llvm(*kernel, LlvmText::assembly) : print_code(*kernel);
+  }
   if (!status.ok()) return status.error();
   return kExitWell;
 }
@@ -72,13 +88,14 @@ Result<int> dump(const DumpOptions& options) {
 
 Command make_dump_command(CLI::App& parent) {
   const auto options = std::make_shared<DumpOptions>();
-  CLI::App* app = parent.add_subcommand("dump", "print a kernel's plan, program or machine code");
+  CLI::App* app =
+      parent.add_subcommand("dump", "print a kernel's plan, program, LLVM IR or machine code");
   add_common_options(*app, LayerSource::one, &options->common);
   app->add_option("--stage", options->stage, "what to print")
-      ->check(CLI::IsMember({"plan", "program", "asm"}))
+      ->check(CLI::IsMember({"plan", "program", "ir", "asm"}))
       ->required();
-  app->add_option("--target", options->target, "machine to compile for; default: this one")
-      ->check(CLI::IsMember({"avx2", "avx512"}));
+  app->add_option("--target", options->target,
+                  "machine to compile for, one of " + target_names() + "; default: this one");
   return {app, [options] { return dump(*options); }};
 }
 

@@ -5,11 +5,13 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build pkg-config
-  libxbyak-dev        # the machine-code backend's assembler
+  libxbyak-dev        # the assembler of the backend for AVX-512
+  llvm-19-dev         # the backend for everything else
   libpthreadpool-dev  # the default thread pool
   nlohmann-json3-dev  # layers files
   libcli11-dev libfmt-dev libpng-dev libzip-dev libzydis-dev  # the convt command
   libgtest-dev libgmock-dev librapidcheck-dev      # the tests
+  gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user  # ... and those of code for 64-bit ARM
   python3 python3-dev python3-venv                 # the Python package
 )
 

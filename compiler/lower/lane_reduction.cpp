@@ -125,7 +125,7 @@ std::size_t LaneReduction::taps_at_once(Products products) const {
                   [&](const LaneProduct& product) { return !masks_of(product).empty(); });
   const int for_masks = plan_.lanes != 16 && masked ? 3 : 0;
   const int spare =
-      (plan_.lanes == 16 ? 32 : 16) - 2 - for_permutes - for_masks - static_cast<int>(acc_.size());
+      (plan_.lanes == 8 ? 16 : 32) - 2 - for_permutes - for_masks - static_cast<int>(acc_.size());
   return static_cast<std::size_t>(std::max(1, spare / static_cast<int>(vectors_)));
 }
 

@@ -28,6 +28,7 @@ class LaneSums {
     for (std::size_t i = 0; i < std::min(lanes_, registers.size()); i += 4)
       quads.push_back(sum_quad(at(i), at(i + 1), at(i + 2), at(i + 3)));
     while (quads.size() < lanes_ / 4) quads.push_back(quads.front());
+    if (lanes_ == 4) return quads[0];
     if (lanes_ == 8) return add(blocks(quads[0], quads[1], 0), blocks(quads[0], quads[1], 3));
     const Reg low = sum_blocks(quads[0], quads[1]);
     if (registers.size() <= 8) return sum_blocks(low, low);

@@ -47,6 +47,10 @@ void for_each_column(Builder& builder, const std::vector<Reg>& rows, int lanes, 
     const auto column = [&](std::size_t block, Reg a, Reg b, int imm) {
       if (4 * block + j < columns) store(4 * block + j, blocks(builder, a, b, imm));
     };
+    if (lanes == 4) {
+      store(j, quads[0][j]);
+      continue;
+    }
     if (lanes == 8) {
       column(0, quads[0][j], quads[1][j], 0);
       column(1, quads[0][j], quads[1][j], 3);

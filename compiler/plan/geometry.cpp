@@ -197,7 +197,7 @@ std::int32_t tile_width(const Plan& plan) {
 }
 
 int held_weights(const Plan& plan, int accumulators, int registers) {
-  // AVX2 keeps masks and broadcast operands in vector registers too.
+  // AVX2 and NEON keep masks and broadcast operands in vector registers too.
   const int spare = plan.lanes == 16 ? 2 : 5;
   return std::max(0, registers - accumulators - plan.positions - spare);
 }
@@ -277,7 +277,7 @@ int positions_abreast(const Problem& problem, const Plan& plan) {
 
 int vectors_at_once(const Plan& plan) {
   // Accumulators, the weights of one tap row, an input; without mask registers, masks.
-  const int registers = plan.lanes == 16 ? 30 : 11;
+  const int registers = plan.lanes == 16 ? 30 : plan.lanes == 8 ? 11 : 27;
   return std::max(1, registers / (plan.positions + 1));
 }
 

@@ -163,7 +163,9 @@ class Checker {
 
   /// Empty when the stage can be executed.
   std::string check() {
-    if (program_.lanes != 8 && program_.lanes != 16) return "lanes are neither 8 nor 16";
+    if (program_.lanes != 4 && program_.lanes != 8 && program_.lanes != 16) {
+      return "lanes are none of 4, 8, 16";
+    }
     if (std::string why = check_declarations(); !why.empty()) return why;
     for (std::size_t i = 0; i < stage_.code.size(); ++i) {
       const char* why = check_inst(static_cast<std::int32_t>(i), stage_.code[i]);
@@ -212,6 +214,7 @@ class Checker {
   [[nodiscard]] const char* check_form(const Inst& inst) const {
     if (inst.op == Op::mask_const && masks_are_vectors(program_)) return "masks are vectors here";
     if (inst.op == Op::select && inst.mask == kNone) return "it needs a mask";
+    if (inst.op == Op::shuffle128 && program_.lanes < 8) return "a vector is one block";
     if (inst.mask != kNone && !may_be_masked(inst.op)) return "it cannot have a mask";
     if (!type_fits(inst)) return "it cannot have this type";
     if (!immediate_fits(inst)) return "its immediate is out of range";
@@ -970,7 +973,8 @@ Status interpret(const Program& program, int stage, const Args& args, std::int64
                                                   std::to_string(item_count(code, args.batch))};
   }
   if (program.lanes == 16) return Machine<16>(program, code, args).run(begin, end);
-  return Machine<8>(program, code, args).run(begin, end);
+  if (program.lanes == 8) return Machine<8>(program, code, args).run(begin, end);
+  return Machine<4>(program, code, args).run(begin, end);
 }
 
 }  // namespace convt::program

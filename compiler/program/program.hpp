@@ -221,7 +221,7 @@ enum class Op : std::uint8_t {
   unpack_hi64,  ///< per 128-bit block: a2 a3 b2 b3
   madd16,       ///< d (i32) = sum of the 2 products of a's and b's signed 16-bit halves
   shuffle128,   ///< 128-bit blocks: d = a[imm&3] a[imm>>2&3] b[imm>>4&3] b[imm>>6&3]; with 8 lanes:
-                ///< d = a[imm&1] b[imm>>1&1]
+                ///< d = a[imm&1] b[imm>>1&1]; not with 4
   shift_left,   ///< d = a << imm, all 32 bits
   shift_right,  ///< d = a >> imm, zeros come in
   shift_right_signed,  ///< d = a >> imm, the sign comes in
@@ -267,9 +267,9 @@ struct Stage {
 
 struct Program {
   std::string name;
-  int lanes = 16;             ///< 32-bit lanes a vector
+  int lanes = 16;             ///< 32-bit lanes a vector: 4, 8 or 16
   int vector_registers = 32;  ///< of the Target
-  /// Of the Target. 0 (AVX2): legalise() puts masks into vector registers. Inst::mask then names a
+  /// Of the Target. 0 (AVX2, NEON): legalise() puts masks into vector registers. Inst::mask then names a
   /// vector register, a lane is active when its word's top bit is set (constants hold all ones or
   /// 0), there is no mask_const, and mreg_count is 0.
   int mask_registers = 7;

@@ -124,7 +124,9 @@ Status check_views(const Program& program) {
 }
 
 Status check_declarations(const Program& program) {
-  if (program.lanes != 8 && program.lanes != 16) return bad_declaration(program, "lanes");
+  if (program.lanes != 4 && program.lanes != 8 && program.lanes != 16) {
+    return bad_declaration(program, "lanes");
+  }
   if (program.vector_registers < 0 || program.vector_registers > 32 || program.mask_registers < 0 ||
       program.mask_registers > 7) {
     return bad_declaration(program, "no machine has so many registers");

@@ -381,7 +381,9 @@ class Walk {
   bool immediate_fits(const Inst& inst) const {
     const auto imm = static_cast<std::uint64_t>(inst.imm);
     if (inst.op == Op::mask_const) return imm <= all_lanes();
-    if (inst.op == Op::shuffle128) return imm < (program_.lanes == 8 ? 4u : 256u);
+    if (inst.op == Op::shuffle128) {
+      return program_.lanes > 4 && imm < (program_.lanes == 8 ? 4u : 256u);
+    }
     if (inst.op == Op::prefetch) return imm == 1 || imm == 2;
     if (inst.op == Op::store && imm != 0) {
       return inst.mask == kNone && std::has_single_bit(imm) &&

@@ -324,7 +324,33 @@ llvm::Value* StageBuilder::batch_count(const Scalar& info) {
   return ir_.CreateSelect(ir_.CreateICmpSLT(left, b), left, b);
 }
 
+/// Begins a new block before an instruction that loads what this block has loaded already.
+/// Selection goes block by block and would make one load of the two, and so keep a register in use
+/// for as long as the Program, which loads again, does not. It also takes longer, the longer a
+/// block is.
+void StageBuilder::separate(std::int32_t at) {
+  constexpr int kMostInstructions = 128;
+  const auto forget = [this] {
+    loaded_.clear();
+    built_ = 0;
+    loaded_in_ = ir_.GetInsertBlock();
+  };
+  if (loaded_in_ != ir_.GetInsertBlock()) forget();
+  const Inst& in = inst(at);
+  const program::LinearStage::Operand& mem = linear_.operands[static_cast<std::size_t>(at)];
+  const bool loads = reads_memory(in);
+  const std::tuple key(mem.stream, mem.displacement, is_element_access(in));
+  if (++built_ > kMostInstructions || (loads && loaded_.count(key) != 0)) {
+    llvm::BasicBlock* next = new_block("next");
+    ir_.CreateBr(next);
+    ir_.SetInsertPoint(next);
+    forget();
+  }
+  if (loads) loaded_.insert(key);
+}
+
 void StageBuilder::build_vector_instruction(std::int32_t at) {
+  separate(at);
   const Inst& in = inst(at);
   bool known = false;
   if (in.op == Op::mask_const) {

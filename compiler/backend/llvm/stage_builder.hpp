@@ -11,7 +11,9 @@
 
 #include <array>
 #include <cstdint>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "compiler/backend/llvm/ir_module.hpp"
@@ -55,6 +57,7 @@ class StageBuilder {
   llvm::Value* table_look_up(const program::Scalar& scalar);
   llvm::Value* batch_count(const program::Scalar& scalar);
   void build_vector_instruction(std::int32_t at);
+  void separate(std::int32_t at);
 
   // Streams and integers.
   void build_stream_inits(std::int32_t at);
@@ -98,6 +101,9 @@ class StageBuilder {
   std::vector<OpenLoop> loops_;
   std::vector<llvm::BasicBlock*> ifs_;
   std::size_t next_stream_ = 0;
+  std::set<std::tuple<program::StreamId, std::int32_t, bool>> loaded_;  ///< in this block
+  llvm::BasicBlock* loaded_in_ = nullptr;
+  int built_ = 0;  ///< instructions in this block
   std::string error_;
 };
 
