@@ -178,6 +178,10 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
 }
 
 Status Compilation::choose_backend() {
+  if (context_.memory == nullptr) {
+    backend_ = key_.target.isa == Isa::avx512 ? Backend::xbyak : Backend::interpreter;
+    return ok_status();
+  }
   const Backend wanted = key_.options.backend;
   const bool runs = host_can_run(key_.target);
   const bool has_xbyak = runs && key_.target.isa == Isa::avx512;
@@ -351,6 +355,11 @@ Status Compilation::generate_code(const program::Program& program, const Plan& p
     if (!emitted.ok()) return emitted.error();
     code = std::move(*emitted);
   }
+  if (context_.memory == nullptr) {  // for another process
+    info().code_bytes = code->bytes.size();
+    kernel_->code = *std::move(code);
+    return ok_status();
+  }
   Result<ExecutableBlock> block = install(*code);
   if (!block.ok()) return block.error();
   adopt(*std::move(code), std::move(*block));
@@ -460,6 +469,10 @@ Result<std::shared_ptr<const KernelState>> compile_candidates(const KernelKey& k
                                                               const CompileContext& context,
                                                               std::vector<Candidate> candidates) {
   return Compilation(key, context, std::move(candidates)).run();
+}
+
+Result<std::shared_ptr<const KernelState>> compile_ahead(const KernelKey& key) {
+  return Compilation(key, CompileContext{}).run();
 }
 
 std::size_t kept_bytes(const KernelState& kernel) {

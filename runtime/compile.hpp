@@ -33,7 +33,7 @@ std::size_t hash_value(const KernelKey& key);
 
 /// What kernels need of the Runtime that makes them.
 struct CompileContext {
-  std::shared_ptr<ExecutableMemory> memory;
+  std::shared_ptr<ExecutableMemory> memory;  ///< null: see compile_ahead()
   std::shared_ptr<ThreadPool> pool;
   double task_us = 0;
   std::shared_ptr<DiskCache> disk{};  ///< null: nothing is kept on disk
@@ -54,6 +54,10 @@ Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
 Result<std::shared_ptr<const KernelState>> compile_candidates(
     const KernelKey& key, const CompileContext& context,
     std::vector<PlanReport::Candidate> candidates);
+
+/// As compile_kernel(), by the same plan, but for another place than this process: nothing becomes
+/// executable. Of AVX-512 targets KernelState::code has its bytes; of others there is the program.
+Result<std::shared_ptr<const KernelState>> compile_ahead(const KernelKey& key);
 
 /// The Program of a plan, legalised and with registers allocated. Errors: unsupported.
 Result<program::Program> make_program(const Problem& problem, const Target& target,

@@ -5,6 +5,7 @@
 #include <ucontext.h>
 #include <unwind.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <iterator>
@@ -162,6 +163,73 @@ TEST_P(Unwinding, FindsTheCallerFromEveryInstruction) {
 INSTANTIATE_TEST_SUITE_P(Layers, Unwinding, testing::ValuesIn(kLayers));
 
 #endif
+
+// ---- Files ----
+
+/// Code that nobody runs, with two stages.
+Code small_code() {
+  Code code;
+  code.symbol = "kernel";
+  code.bytes.assign(200, 0x90);
+  code.stage_entries = {0, 64};
+  code.frames = {{"compute", 0, 50, {}}, {"zero_tail", 64, 80, {}}};
+  code.constants_offset = 128;
+  return code;
+}
+
+TEST(ObjectFiles, HaveASymbolForEachStage) {
+  const std::vector<std::uint8_t> file =
+      write_relocatable(object::make_kernel_object(small_code(), Linkage::hidden));
+  EXPECT_THAT(object::defined_symbols(file).value(),
+              testing::ElementsAre("kernel", "kernel_zero_tail"));
+  EXPECT_EQ(object::code_bytes(file).value(), 200u);
+}
+
+TEST(ObjectFiles, OfBackendsThatTellNoFrames) {
+  Code code = small_code();
+  code.frames.clear();
+  const object::ObjectFile file = object::make_kernel_object(code, Linkage::global);
+  EXPECT_EQ(file.symbols[0].size, 64u);
+  EXPECT_EQ(file.symbols[1].name, "kernel_stage1");
+  EXPECT_EQ(file.symbols[1].size, 64u);
+}
+
+TEST(Archives, RefuseWhatIsNoObjectFile) {
+  const std::vector<std::uint8_t> good =
+      write_relocatable(object::make_kernel_object(small_code(), Linkage::hidden));
+  const auto message = [](std::vector<ArchiveMember> members) {
+    const auto archive = object::write_archive(members);
+    return archive.ok() ? "" : archive.error().message;
+  };
+  EXPECT_EQ(message({{"a.o", good}}), "");
+  EXPECT_THAT(message({{"a/b.o", good}}), testing::HasSubstr("'a/b.o' is no name"));
+  EXPECT_THAT(message({{"a.o", {1, 2, 3}}}), testing::HasSubstr("a.o: not a relocatable ELF64"));
+  const std::vector<std::uint8_t> image = object::make_kernel_image(small_code(), 4096, 200);
+  EXPECT_THAT(message({{"a.o", image}}), testing::HasSubstr("not a relocatable ELF64"));
+  // Cut anywhere: refused or read, but never past the end.
+  for (std::size_t bytes = 0; bytes < good.size(); ++bytes) {
+    (void)message({{"a.o", {good.begin(), good.begin() + static_cast<std::ptrdiff_t>(bytes)}}});
+  }
+}
+
+TEST(Archives, IndexWhereEachSymbolIs) {
+  const std::vector<std::uint8_t> file =
+      write_relocatable(object::make_kernel_object(small_code(), Linkage::hidden));
+  const std::vector<std::uint8_t> archive =
+      object::write_archive({{"a_rather_long_name.o", file}}).value();
+  // Magic, header of the index, then: how many symbols, the place of each one's member, names.
+  const auto word = [&](std::size_t at) {
+    return std::uint32_t{archive[at]} << 24 | std::uint32_t{archive[at + 1]} << 16 |
+           std::uint32_t{archive[at + 2]} << 8 | archive[at + 3];
+  };
+  ASSERT_EQ(word(68), 2u);
+  const std::size_t member = word(72);
+  EXPECT_EQ(word(76), member);
+  EXPECT_STREQ(reinterpret_cast<const char*>(archive.data() + 80), "kernel");
+  ASSERT_EQ(archive.size(), member + 60 + file.size() + file.size() % 2);
+  EXPECT_TRUE(std::equal(file.begin(), file.end(),
+                         archive.begin() + static_cast<std::ptrdiff_t>(member) + 60));
+}
 
 }  // namespace
 }  // namespace convt

@@ -13,6 +13,7 @@ Command make_explain_command(CLI::App& parent);
 Command make_dump_command(CLI::App& parent);
 Command make_verify_command(CLI::App& parent);
 Command make_bench_command(CLI::App& parent);
+Command make_compile_command(CLI::App& parent);
 Command make_cache_command(CLI::App& parent);
 
 }  // namespace convt::tools

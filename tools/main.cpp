@@ -41,6 +41,7 @@ int dispatch(int argc, char** argv) {
   const std::array<Command, 7> commands{make_demo_command(app),    make_run_command(app),
                                         make_explain_command(app), make_dump_command(app),
                                         make_verify_command(app),  make_bench_command(app),
+                                        make_compile_command(app),
                                         make_cache_command(app)};
   if (argc < 2) return fail(fmt::format("a command is needed\n{}", kSeeHelp));
   if (is_unknown_command(commands, argv[1])) {

@@ -239,19 +239,23 @@ std::string shape_text(std::span<const std::int64_t> shape) {
 Result<NpyArray> read_npy(const std::string& path, DataType type) {
   const File file(std::fopen(path.c_str(), "rb"));
   if (!file) return io_error("read", path);
-  const Result<std::string> text = read_header_text(path, file.get());
+  return read_npy(file.get(), path, type);
+}
+
+Result<NpyArray> read_npy(std::FILE* file, const std::string& path, DataType type) {
+  const Result<std::string> text = read_header_text(path, file);
   if (!text.ok()) return text.error();
   Result<std::vector<std::int64_t>> shape = check_header(path, *text, type);
   if (!shape.ok()) return shape.error();
   const std::int64_t element = element_bytes(type);
   const std::optional<std::int64_t> count = element_count(*shape, element);
   if (!count) return bad_file(path, fmt::format("shape {} is too large", shape_text(*shape)));
-  const Status size = check_size(path, file.get(), *count * element);
+  const Status size = check_size(path, file, *count * element);
   if (!size.ok()) return size.error();
 
   NpyArray array{std::move(*shape), {}};
   array.data.resize(type, *count);
-  if (std::fread(array.data.data(), 1, array.data.bytes(), file.get()) != array.data.bytes()) {
+  if (std::fread(array.data.data(), 1, array.data.bytes(), file) != array.data.bytes()) {
     return io_error("read", path);
   }
   return array;

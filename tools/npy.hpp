@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ struct NpyArray {
 /// Reads a whole file. Elements of another type than `type`, and those not in C order, are refused
 /// with a message that says what they are.
 Result<NpyArray> read_npy(const std::string& path, DataType type);
+
+/// The same from a stream that can seek; `name` stands for the path in messages.
+Result<NpyArray> read_npy(std::FILE* stream, const std::string& name, DataType type);
 
 /// Writes version 1; the file appears only when complete.
 Status write_npy(const std::string& path, std::span<const std::int64_t> shape, DataType type,

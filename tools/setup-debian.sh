@@ -10,8 +10,9 @@ packages=(
   libpthreadpool-dev  # the default thread pool
   libxxhash-dev       # checksums of kernels on disk
   nlohmann-json3-dev  # layers files
-  libcli11-dev libfmt-dev libpng-dev libzydis-dev  # the convt command
+  libcli11-dev libfmt-dev libpng-dev libzip-dev libzydis-dev  # the convt command
   libgtest-dev libgmock-dev librapidcheck-dev      # the tests
+  gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user  # ... and those of code for 64-bit ARM
   python3 python3-dev python3-venv                 # the Python package
 )
 

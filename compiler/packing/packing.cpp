@@ -31,32 +31,6 @@ std::size_t mix(std::size_t seed, std::int64_t value) {
   return x ^ (x >> 32);
 }
 
-/// Where a tap's weights stand: offset of channels (0, 0) of group 0, and from one block of ic to
-/// the next.
-struct TapPlace {
-  std::int64_t offset = 0;
-  std::int64_t ic_block_step = 0;
-};
-
-/// In the canonical order of taps (d, h, w row-major).
-std::vector<TapPlace> tap_places(const PackedLayout& layout) {
-  std::array<std::int64_t, kMaxRank> kernel{};
-  for (std::size_t a = 0; a < kMaxRank; ++a) kernel[layout.axis_order[a]] = layout.kernel[a];
-  std::vector<TapPlace> places;
-  for (std::int64_t kd = 0; kd < kernel[0]; ++kd) {
-    for (std::int64_t kh = 0; kh < kernel[1]; ++kh) {
-      for (std::int64_t kw = 0; kw < kernel[2]; ++kw) {
-        const std::int64_t offset = layout.offset(0, 0, 0, kd, kh, kw);
-        const std::array<std::int64_t, kMaxRank> tap{kd, kh, kw};
-        const auto innermost = static_cast<std::size_t>(tap[layout.axis_order[2]]);
-        const std::int64_t size = find_group(layout.w_groups, layout.position[2][innermost]).size;
-        places.push_back({offset, size * layout.tile_lanes() * layout.ic_block});
-      }
-    }
-  }
-  return places;
-}
-
 /// Place of (group, oc, tap of the packed w axis) within its tile, in units of ic_block.
 std::int64_t lane_of(const PackedLayout& layout, std::int64_t group, std::int64_t oc,
                      std::int64_t innermost_tap) {
@@ -114,6 +88,32 @@ std::size_t PackedLayout::hash() const {
   return h;
 }
 
+PackTable make_pack_table(const PackedLayout& layout) {
+  PackTable table;
+  std::array<std::int64_t, kMaxRank> kernel{};  // in canonical order
+  for (std::size_t a = 0; a < kMaxRank; ++a) kernel[layout.axis_order[a]] = layout.kernel[a];
+  for (std::int64_t kd = 0; kd < kernel[0]; ++kd) {
+    for (std::int64_t kh = 0; kh < kernel[1]; ++kh) {
+      for (std::int64_t kw = 0; kw < kernel[2]; ++kw) {
+        const std::int64_t offset = layout.offset(0, 0, 0, kd, kh, kw);
+        const std::array<std::int64_t, kMaxRank> tap{kd, kh, kw};
+        const auto innermost = static_cast<std::size_t>(tap[layout.axis_order[2]]);
+        const std::int64_t size = find_group(layout.w_groups, layout.position[2][innermost]).size;
+        table.taps.push_back({offset, size * layout.tile_lanes() * layout.ic_block});
+      }
+    }
+  }
+  // offset() is a sum of a tap's, an ic's, a group's and an oc's part.
+  const std::int64_t origin = table.taps[0].offset;
+  for (std::int64_t group = 0; group < layout.groups; ++group) {
+    table.group_offset.push_back(layout.offset(group, 0, 0, 0, 0, 0) - origin);
+  }
+  for (std::int64_t oc = 0; oc < layout.oc; ++oc) {
+    table.oc_offset.push_back(layout.offset(0, 0, oc, 0, 0, 0) - origin);
+  }
+  return table;
+}
+
 namespace {
 
 /// Where a layout keeps one canonical weight.
@@ -126,16 +126,14 @@ struct Place {
 /// emit(place) for each canonical weight, in canonical order: [group][ic][oc][tap].
 template <class Emit>
 void for_each_weight(const PackedLayout& layout, Emit&& emit) {
-  const std::vector<TapPlace> taps = tap_places(layout);
-  for (std::int64_t group = 0; group < layout.groups; ++group) {
+  const PackTable table = make_pack_table(layout);
+  for (const std::int64_t group_offset : table.group_offset) {
     for (std::int64_t channel = 0; channel < layout.channels; ++channel) {
       const std::int64_t ic = channel / layout.channels_a_word;
       const std::int64_t within = channel % layout.channels_a_word;
-      for (std::int64_t oc = 0; oc < layout.oc; ++oc) {
-        // offset() is a sum of a tap's, an ic's and a (group, oc)'s part, so one call serves all
-        // taps.
-        const std::int64_t first = layout.offset(group, 0, oc, 0, 0, 0) - taps[0].offset;
-        for (const TapPlace& tap : taps) {
+      for (const std::int64_t oc_offset : table.oc_offset) {
+        const std::int64_t first = group_offset + oc_offset;
+        for (const PackTable::Tap& tap : table.taps) {
           const std::int64_t block0 = first + tap.offset;
           emit(Place{block0 + ic % layout.ic_block + ic / layout.ic_block * tap.ic_block_step,
                      within, block0 + layout.ic_blocks() * tap.ic_block_step});

@@ -90,6 +90,22 @@ struct PackedLayout {
   [[nodiscard]] std::size_t hash() const;
 };
 
+/// offset() as tables: what a packer needs, also one that knows no PackedLayout. The first words of
+/// input channels 0 of group g, output channel o and tap t (in the canonical order of taps, d, h, w
+/// row-major) stand at group_offset[g] + oc_offset[o] + taps[t].offset. From there word ic is
+/// ic % ic_block + ic / ic_block * taps[t].ic_block_step words on.
+struct PackTable {
+  struct Tap {
+    std::int64_t offset = 0;
+    std::int64_t ic_block_step = 0;
+  };
+  std::vector<std::int64_t> group_offset;
+  std::vector<std::int64_t> oc_offset;
+  std::vector<Tap> taps;
+};
+
+PackTable make_pack_table(const PackedLayout& layout);
+
 /// Moves canonical weights (Cin, Cout/g, K...) of type layout.canonical into `packed`
 /// (layout.elements() words, 4-byte aligned, every one written).
 void pack_weights(const PackedLayout& layout, const void* canonical, void* packed);
