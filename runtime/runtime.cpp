@@ -7,6 +7,7 @@
 #include "runtime/executable_memory.hpp"
 #include "runtime/kernel_cache.hpp"
 #include "runtime/kernel_state.hpp"
+#include "runtime/plan_source.hpp"
 #include "runtime/thread_pool.hpp"
 
 namespace convt {
@@ -29,7 +30,8 @@ struct Runtime::Parts {
   explicit Parts(const RuntimeOptions& options)
       : context{.memory = ExecutableMemory::create(),
                 .pool = std::make_shared<ThreadPool>(options.threads),
-                .task_us = options.task_us},
+                .task_us = options.task_us,
+                .plans = choose_plan_source(options.tuning_db)},
         cache(options.cache_bytes) {}
 
   Result<Cache::Made> compile(const KernelKey& key) const {
