@@ -11,19 +11,23 @@ set(layers
   "compiler/program:compiler/target|compiler/problem|compiler/packing|compiler/plan"
   "compiler/lower:compiler/target|compiler/problem|compiler/packing|compiler/plan|compiler/program"
   "compiler/backend/xbyak:compiler/target|compiler/program|compiler/backend"
-  "runtime:compiler"
+  "database:compiler/target|compiler/problem|compiler/plan"
+  "runtime:compiler|database/tuned_plans.hpp"
+  "measuring:compiler/problem"
+  "tuning:compiler/target|compiler/problem|compiler/plan|database|measuring"
   "python/src:"
   "dialects:compiler/problem"
-  "tools:compiler|runtime|dialects"
-  "bench:compiler|runtime|dialects|tools"
-  "tests:compiler|runtime|dialects|tools"
+  "tools:compiler|runtime|dialects|database|measuring"
+  "bench:compiler|runtime|dialects|measuring|tools"
+  "tests:compiler|runtime|dialects|database|measuring|tuning|tools"
   "examples:")
 
 # header : the folders that may include it
 set(third_party
   "xbyak/:compiler/backend/xbyak"
   "pthreadpool.h:runtime"
-  "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
+  "sqlite3.h:database/[^/]*\\.cpp"
+  "nlohmann/:compiler/problem/[^/]*\\.cpp|database/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|tools|tests|bench"
   "nanobind/:python"
   "Zydis/:tools|tests"
   "CLI/:tools|bench"
@@ -48,7 +52,7 @@ foreach(layer IN LISTS layers)
       if(line MATCHES "include[ \t]*\"([^\"]*)\"")
         set(header ${CMAKE_MATCH_1})
         if(NOT header MATCHES "^(${folder})/")
-          if(allowed STREQUAL "" OR NOT header MATCHES "^(${allowed})/")
+          if(allowed STREQUAL "" OR NOT header MATCHES "^(${allowed})(/|$)")
             list(APPEND wrong "${file}: \"${header}\" is none of its layers (${folder} ${allowed})")
           endif()
         endif()

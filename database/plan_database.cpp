@@ -26,7 +26,7 @@ CREATE TABLE tuned (
   time_us REAL NOT NULL, model_us REAL NOT NULL,
   speedup REAL NOT NULL, speedup_low REAL NOT NULL, speedup_high REAL NOT NULL,
   confidence REAL NOT NULL, candidates INTEGER NOT NULL,
-  roof_us REAL NOT NULL, flops REAL NOT NULL, bytes REAL NOT NULL, date TEXT NOT NULL);
+  roof_us REAL NOT NULL, date TEXT NOT NULL);
 CREATE TABLE candidates (
   layer_id INTEGER NOT NULL REFERENCES layers ON DELETE CASCADE,
   plan TEXT NOT NULL, step INTEGER NOT NULL, predicted_us REAL NOT NULL, ratio REAL NOT NULL,
@@ -43,7 +43,7 @@ CREATE TABLE machines (
 
 constexpr const char* kTunedColumns =
     "layer, batch, machine, target, threads, version, name, plan, model_plan, time_us, model_us, "
-    "speedup, speedup_low, speedup_high, confidence, candidates, roof_us, flops, bytes, date";
+    "speedup, speedup_low, speedup_high, confidence, candidates, roof_us, date";
 
 TunedRow read_tuned(const Statement& s) {
   return {{s.text(0), s.integer(1), s.text(2), s.text(3), static_cast<int>(s.integer(4)),
@@ -59,9 +59,7 @@ TunedRow read_tuned(const Statement& s) {
           s.real(14),
           static_cast<int>(s.integer(15)),
           s.real(16),
-          s.real(17),
-          s.real(18),
-          s.text(19)};
+          s.text(17)};
 }
 
 void bind_key(Statement& statement, const LayerKey& key) {
@@ -143,13 +141,12 @@ struct PlanDatabase::Parts {
     const Result<std::int64_t> id = layer_id(row.key);
     if (!id.ok()) return id.error();
     Result<Statement> put = connection.prepare(
-        "INSERT OR REPLACE INTO tuned VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        "INSERT OR REPLACE INTO tuned VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
     if (!put.ok()) return put.error();
     put->bind(*id).bind(row.name).bind(row.plan).bind(row.model_plan);
     put->bind(row.time_us).bind(row.model_us);
     put->bind(row.speedup).bind(row.speedup_low).bind(row.speedup_high).bind(row.confidence);
-    put->bind(std::int64_t{row.candidates}).bind(row.roof_us).bind(row.flops).bind(row.bytes);
-    put->bind(row.date);
+    put->bind(std::int64_t{row.candidates}).bind(row.roof_us).bind(row.date);
     return put->run();
   }
 
@@ -381,6 +378,14 @@ Result<int> PlanDatabase::merge(const PlanDatabase& other) {
     if (Status status = put_machine(row); !status.ok()) return status.error();
   if (Status status = transaction->commit(); !status.ok()) return status.error();
   return *taken;
+}
+
+Status PlanDatabase::check_integrity() const {
+  const Result<std::string> answer = parts_->connection.query_text("PRAGMA integrity_check");
+  if (!answer.ok()) return answer.error();
+  if (*answer == "ok") return ok_status();
+  return Error{ErrorCode::io,
+               "tuning database '" + parts_->connection.path() + "' is damaged: " + *answer};
 }
 
 Result<int> PlanDatabase::prune(const PruneOptions& options) {

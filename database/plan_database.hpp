@@ -52,8 +52,6 @@ struct TunedRow {
   double confidence = 0;    ///< of the interval, 0.99
   int candidates = 0;       ///< plans tried
   double roof_us = 0;       ///< what no plan can beat, by the machine's measured limits; 0: unknown
-  double flops = 0;         ///< of a run, live ones
-  double bytes = 0;         ///< of a run, live ones
   std::string date;         ///< UTC, "2026-11-21T15:57:21Z"
 };
 
@@ -133,6 +131,9 @@ class PlanDatabase {
 
   /// Puts those that are later than what stands for their key, all at once. Returns how many.
   Result<int> put_all(const std::vector<TunedRow>& rows);
+
+  /// Errors: io, when the file is damaged (SQLite's integrity_check).
+  [[nodiscard]] Status check_integrity() const;
 
   /// Returns how many tuned layers went.
   Result<int> prune(const PruneOptions& options);

@@ -32,8 +32,6 @@ Json to_json(const TunedRow& row) {
           {"confidence", row.confidence},
           {"candidates", row.candidates},
           {"roof_us", row.roof_us},
-          {"flops", row.flops},
-          {"bytes", row.bytes},
           {"date", row.date}};
 }
 
@@ -92,8 +90,6 @@ Result<TunedRow> parse_row(const std::string& line) {
   reader.read("confidence", row.confidence);
   reader.read("candidates", row.candidates);
   reader.read("roof_us", row.roof_us);
-  reader.read("flops", row.flops);
-  reader.read("bytes", row.bytes);
   reader.read("date", row.date);
   if (!reader.error().empty()) return bad(reader.error());
   if (const Result<Problem> problem = parse_problem(row.key.layer); !problem.ok())

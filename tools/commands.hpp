@@ -13,5 +13,8 @@ Command make_explain_command(CLI::App& parent);
 Command make_dump_command(CLI::App& parent);
 Command make_verify_command(CLI::App& parent);
 Command make_bench_command(CLI::App& parent);
+#ifdef CONVT_HAS_TUNING
+Command make_tune_command(CLI::App& parent);
+#endif
 
 }  // namespace convt::tools

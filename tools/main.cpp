@@ -1,6 +1,6 @@
 // The `convt` command: parses, dispatches, and turns every failure into a message and a status.
 #include <algorithm>
-#include <array>
+#include <vector>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -37,9 +37,14 @@ int dispatch(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "convt " CONVT_VERSION_STRING);
   app.footer("Exit status: 0 well, 1 a check failed, 2 bad input.");
-  const std::array<Command, 6> commands{make_demo_command(app),    make_run_command(app),
-                                        make_explain_command(app), make_dump_command(app),
-                                        make_verify_command(app),  make_bench_command(app)};
+  const std::vector<Command> commands{
+      make_demo_command(app),   make_run_command(app), make_explain_command(app),
+      make_dump_command(app),   make_verify_command(app),
+      make_bench_command(app),
+#ifdef CONVT_HAS_TUNING
+      make_tune_command(app),
+#endif
+  };
   if (argc < 2) return fail(fmt::format("a command is needed\n{}", kSeeHelp));
   if (is_unknown_command(commands, argv[1])) {
     return fail(fmt::format("there is no command '{}'\n{}", argv[1], kSeeHelp));

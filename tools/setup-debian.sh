@@ -7,6 +7,7 @@ packages=(
   g++ cmake ninja-build pkg-config
   libxbyak-dev        # the machine-code backend's assembler
   libpthreadpool-dev  # the default thread pool
+  libsqlite3-dev      # the database of tuned plans
   nlohmann-json3-dev  # layers files
   libcli11-dev libfmt-dev libpng-dev libzydis-dev  # the convt command
   libgtest-dev libgmock-dev librapidcheck-dev      # the tests

@@ -176,6 +176,10 @@ Result<TunedRow> Session::search_layer(std::size_t index, const LayerKey& key, d
   // What compile() takes, refusals of earlier candidates considered.
   const Result<Kernel> by_model = runtime_.compile(layer.problem, compiling);
   if (!by_model.ok()) return by_model.error();
+  if (by_model->info().backend != to_string(Backend::xbyak)) {
+    return Error{ErrorCode::unsupported,
+                 "tuning measures machine code, and there is none for " + host_target().to_text()};
+  }
   const Result<Plan> model_plan = parse_plan(by_model->info().plan);
   if (!model_plan.ok()) return model_plan.error();
 
