@@ -46,20 +46,20 @@ constexpr const char* kTunedColumns =
     "speedup, speedup_low, speedup_high, confidence, candidates, roof_us, date";
 
 TunedRow read_tuned(const Statement& s) {
-  return {{s.text(0), s.integer(1), s.text(2), s.text(3), static_cast<int>(s.integer(4)),
-           s.text(5)},
-          s.text(6),
-          s.text(7),
-          s.text(8),
-          s.real(9),
-          s.real(10),
-          s.real(11),
-          s.real(12),
-          s.real(13),
-          s.real(14),
-          static_cast<int>(s.integer(15)),
-          s.real(16),
-          s.text(17)};
+  return {
+      {s.text(0), s.integer(1), s.text(2), s.text(3), static_cast<int>(s.integer(4)), s.text(5)},
+      s.text(6),
+      s.text(7),
+      s.text(8),
+      s.real(9),
+      s.real(10),
+      s.real(11),
+      s.real(12),
+      s.real(13),
+      s.real(14),
+      static_cast<int>(s.integer(15)),
+      s.real(16),
+      s.text(17)};
 }
 
 void bind_key(Statement& statement, const LayerKey& key) {
@@ -177,7 +177,7 @@ struct PlanDatabase::Parts {
 };
 
 LayerKey make_key(const Problem& problem, std::int64_t batch, int threads) {
-  return {problem.to_text(),         batch,   host_processor(),
+  return {problem.to_text(),       batch,   host_processor(),
           host_target().to_text(), threads, CONVT_VERSION_STRING};
 }
 
@@ -197,8 +197,7 @@ PlanDatabase::~PlanDatabase() = default;
 
 Result<PlanDatabase> PlanDatabase::open(const std::string& path, Access access) {
   const bool writes = access == Access::write;
-  Result<Connection> opened =
-      Connection::open(path, writes ? OpenMode::create : OpenMode::read);
+  Result<Connection> opened = Connection::open(path, writes ? OpenMode::create : OpenMode::read);
   if (!opened.ok()) return opened.error();
   auto parts = std::make_unique<Parts>(Parts{std::move(*opened)});
   Connection& connection = parts->connection;
@@ -276,9 +275,9 @@ Result<std::vector<CandidateRow>> PlanDatabase::candidates(const LayerKey& key) 
     const Result<bool> row = find->step();
     if (!row.ok()) return row.error();
     if (!*row) return rows;
-    rows.push_back({find->text(0), static_cast<int>(find->integer(1)), find->real(2),
-                    find->real(3), find->real(4), static_cast<int>(find->integer(5)),
-                    find->text(6), find->text(7), find->text(8)});
+    rows.push_back({find->text(0), static_cast<int>(find->integer(1)), find->real(2), find->real(3),
+                    find->real(4), static_cast<int>(find->integer(5)), find->text(6), find->text(7),
+                    find->text(8)});
   }
 }
 
@@ -308,8 +307,8 @@ Result<std::optional<SessionRow>> PlanDatabase::find_session(const std::string& 
   const Result<bool> row = find->step();
   if (!row.ok()) return row.error();
   if (!*row) return std::optional<SessionRow>();
-  return std::optional<SessionRow>({layers, find->real(0), find->real(1),
-                                    static_cast<std::uint64_t>(find->integer(2))});
+  return std::optional<SessionRow>(
+      {layers, find->real(0), find->real(1), static_cast<std::uint64_t>(find->integer(2))});
 }
 
 Status PlanDatabase::put_machine(const MachineRow& row) {
@@ -331,8 +330,8 @@ Result<std::vector<MachineRow>> PlanDatabase::machines() const {
     const Result<bool> row = find->step();
     if (!row.ok()) return row.error();
     if (!*row) return rows;
-    rows.push_back({find->text(0), find->text(1), static_cast<int>(find->integer(2)),
-                    find->real(3), find->real(4), find->real(5), find->real(6)});
+    rows.push_back({find->text(0), find->text(1), static_cast<int>(find->integer(2)), find->real(3),
+                    find->real(4), find->real(5), find->real(6)});
   }
 }
 
@@ -361,8 +360,12 @@ Result<int> PlanDatabase::merge(const PlanDatabase& other) {
     const Result<bool> more = keys->step();
     if (!more.ok()) return more.error();
     if (!*more) break;
-    const LayerKey key{keys->text(0), keys->integer(1), keys->text(2), keys->text(3),
-                       static_cast<int>(keys->integer(4)), keys->text(5)};
+    const LayerKey key{keys->text(0),
+                       keys->integer(1),
+                       keys->text(2),
+                       keys->text(3),
+                       static_cast<int>(keys->integer(4)),
+                       keys->text(5)};
     const Result<std::vector<CandidateRow>> there = other.candidates(key);
     if (!there.ok()) return there.error();
     const Result<std::vector<CandidateRow>> here = candidates(key);

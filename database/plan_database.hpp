@@ -49,10 +49,10 @@ struct TunedRow {
   double speedup = 1;      ///< model's time / plan's, measured in pairs ...
   double speedup_low = 1;  ///< ... and the ends of its interval
   double speedup_high = 1;
-  double confidence = 0;    ///< of the interval, 0.99
-  int candidates = 0;       ///< plans tried
-  double roof_us = 0;       ///< what no plan can beat, by the machine's measured limits; 0: unknown
-  std::string date;         ///< UTC, "2026-11-21T15:57:21Z"
+  double confidence = 0;  ///< of the interval, 0.99
+  int candidates = 0;     ///< plans tried
+  double roof_us = 0;     ///< what no plan can beat, by the machine's measured limits; 0: unknown
+  std::string date;       ///< UTC, "2026-11-21T15:57:21Z"
 };
 
 /// A plan that was measured.
@@ -62,8 +62,8 @@ struct CandidateRow {
   double predicted_us = 0;
   /// Time / time of the model's plan; 0 for plans that were refused.
   double ratio = 0;
-  double error = 0;  ///< standard error of log(ratio)
-  int pairs = 0;     ///< of measurements
+  double error = 0;     ///< standard error of log(ratio)
+  int pairs = 0;        ///< of measurements
   std::string verdict;  ///< "model", "faster", "even", "slower", "refused", "wrong"
   std::string note;     ///< why, for those that were refused or are wrong
   std::string date;

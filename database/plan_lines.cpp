@@ -48,9 +48,9 @@ class Reader {
       return;
     }
     const Json& entry = json_[key];
-    const bool fits = std::is_same_v<T, std::string>      ? entry.is_string()
-                      : std::is_floating_point_v<T> ? entry.is_number()
-                                                    : entry.is_number_integer();
+    const bool fits = std::is_same_v<T, std::string> ? entry.is_string()
+                      : std::is_floating_point_v<T>  ? entry.is_number()
+                                                     : entry.is_number_integer();
     if (fits) {
       value = entry.get<T>();
     } else {
@@ -66,9 +66,7 @@ class Reader {
 };
 
 Result<TunedRow> parse_row(const std::string& line) {
-  const auto bad = [](const std::string& what) {
-    return Error{ErrorCode::invalid_argument, what};
-  };
+  const auto bad = [](const std::string& what) { return Error{ErrorCode::invalid_argument, what}; };
   const Json json = Json::parse(line, nullptr, false);
   if (!json.is_object()) return bad("this is no JSON object");
   TunedRow row;

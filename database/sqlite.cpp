@@ -31,9 +31,7 @@ std::string file_uri(const std::string& path, const char* parameters) {
 
 }  // namespace
 
-void Statement::Finalize::operator()(sqlite3_stmt* statement) const {
-  sqlite3_finalize(statement);
-}
+void Statement::Finalize::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
 
 Statement& Statement::bind(std::string_view text) {
   sqlite3_bind_text(statement_.get(), ++bound_, text.data(), static_cast<int>(text.size()),
@@ -72,9 +70,10 @@ void Statement::reset() {
 
 std::string Statement::text(int column) const {
   const auto* text = reinterpret_cast<const char*>(sqlite3_column_text(statement_.get(), column));
-  return text == nullptr ? std::string()
-                         : std::string(text, static_cast<std::size_t>(sqlite3_column_bytes(
-                                                 statement_.get(), column)));
+  return text == nullptr
+             ? std::string()
+             : std::string(
+                   text, static_cast<std::size_t>(sqlite3_column_bytes(statement_.get(), column)));
 }
 
 std::int64_t Statement::integer(int column) const {
@@ -86,18 +85,19 @@ double Statement::real(int column) const { return sqlite3_column_double(statemen
 void Connection::Close::operator()(sqlite3* handle) const { sqlite3_close_v2(handle); }
 
 Result<Connection> Connection::open(const std::string& path, OpenMode mode) {
-  // A database in WAL mode in a folder that cannot be written has no place for its shared index.
-  // Without a log beside it the file is complete, and nobody can be changing it there.
   const std::string folder =
       path.find('/') == std::string::npos ? "." : path.substr(0, path.rfind('/') + 1);
-  const bool fixed = mode == OpenMode::read && ::access(path.c_str(), F_OK) == 0 &&
-                     ::access((path + "-wal").c_str(), F_OK) != 0 &&
-                     ::access(folder.c_str(), W_OK) != 0;
+  const bool writable = ::access(path.c_str(), W_OK) == 0 && ::access(folder.c_str(), W_OK) == 0;
+  // A database in WAL mode in a folder that cannot be written has no place for its shared index.
+  // Without a log beside it the file is complete, and nobody can be changing it there.
+  const bool fixed = mode == OpenMode::read && !writable && ::access(path.c_str(), R_OK) == 0 &&
+                     ::access((path + "-wal").c_str(), F_OK) != 0;
   const std::string uri = file_uri(path, fixed ? "?immutable=1" : "");
   int flags = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
-  flags |= mode == OpenMode::read     ? SQLITE_OPEN_READONLY
-           : mode == OpenMode::create ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
-                                      : SQLITE_OPEN_READWRITE;
+  // Readers that may write clean up when they close; a read-only connection leaves files behind.
+  flags |= mode == OpenMode::create ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+           : writable               ? SQLITE_OPEN_READWRITE
+                                    : SQLITE_OPEN_READONLY;
   sqlite3* handle = nullptr;
   const int status = sqlite3_open_v2(uri.c_str(), &handle, flags, nullptr);
   Connection connection(path, handle);
@@ -106,6 +106,9 @@ Result<Connection> Connection::open(const std::string& path, OpenMode mode) {
   }
   sqlite3_extended_result_codes(handle, 1);
   sqlite3_busy_timeout(handle, kBusyMs);
+  if (mode == OpenMode::read) {
+    if (Status set = connection.execute("PRAGMA query_only = ON"); !set.ok()) return set.error();
+  }
   return connection;
 }
 

@@ -45,7 +45,7 @@ class Statement {
   int bound_ = 0;
 };
 
-enum class OpenMode : std::uint8_t { read, write, create };
+enum class OpenMode : std::uint8_t { read, create };
 
 class Connection {
  public:

@@ -44,8 +44,8 @@ class TunedPlans final : public PlanSource {
     const bool here = is_here(*best);
     return KnownPlan{best->plan, std::string("tuned on ") +
                                      (here ? "this machine" : "'" + best->key.machine + "'") +
-                                     ", " + best->date.substr(0, 10) + ": " +
-                                     fixed(best->speedup) + " times as fast as the model's plan"};
+                                     ", " + best->date.substr(0, 10) + ": " + fixed(best->speedup) +
+                                     " times as fast as the model's plan"};
   }
 
  private:

@@ -364,7 +364,7 @@ Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
     known = context.plans->find({.problem = key.problem,
                                  .target = key.target,
                                  .batch = key.options.expected_batch,
-                                 .threads = context.pool->threads()});
+                                 .threads = context.pool ? context.pool->threads() : 1});
   }
   if (!known) return Compilation(key, context).run();
   KernelKey with_plan = key;
@@ -374,8 +374,7 @@ Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
   Result<std::shared_ptr<const KernelState>> kernel = tuned.run();
   if (kernel.ok()) return kernel;
   // A row of a file that somebody else wrote, perhaps: nothing that should stop a program.
-  const std::string note =
-      "tuned plan [" + known->plan + "] refused: " + kernel.error().message;
+  const std::string note = "tuned plan [" + known->plan + "] refused: " + kernel.error().message;
   Compilation by_model(key, context);
   by_model.explain("", note);
   kernel = by_model.run();

@@ -43,9 +43,10 @@ struct CompileContext {
 /// The Target that `options` ask for: the host's, or a generic one of their isa.
 Result<Target> choose_target(const Options& options);
 
-/// Compiles the plan that `context.plans` knows, or else the best one by the model. A plan that turns out not to fit (registers, code size) gives way to the
-/// next best of the report, and KernelInfo::note says so. Errors: see Runtime::compile; internal
-/// when the verifier refuses a Program.
+/// Compiles the plan that `context.plans` knows, or else the best one by the model. A plan that
+/// turns out not to fit (registers, code size) gives way to the next best of the report, and
+/// KernelInfo::note says so. Errors: see Runtime::compile; internal when the verifier refuses a
+/// Program.
 Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
                                                           const CompileContext& context);
 

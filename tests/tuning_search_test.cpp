@@ -256,7 +256,8 @@ TEST(TuningSearch, KeepsTheModelsPlanWhereNothingIsFaster) {
 TEST(TuningSearch, TheSeedDecidesTheOrder) {
   const SearchInput input = make_input(dense_layer(32, 16, 16));
   const auto order = [&](std::uint64_t seed) {
-    MadeUpArena arena(input, [](const Plan& plan) { return 1 + 0.01 * plan.positions; }, 0, 1);
+    MadeUpArena arena(
+        input, [](const Plan& plan) { return 1 + 0.01 * plan.positions; }, 0, 1);
     Learner learner;
     SearchOptions options;
     options.seed = seed;
@@ -273,7 +274,8 @@ TEST(TuningSearch, TheSeedDecidesTheOrder) {
 
 TEST(TuningSearch, RefusedAndWrongPlansAreNeverChosen) {
   const SearchInput input = make_input(dense_layer(64, 32, 32));
-  MadeUpArena arena(input, [](const Plan& plan) { return plan.prefetch ? 0.5 : 1.0; }, 0.005, 1);
+  MadeUpArena arena(
+      input, [](const Plan& plan) { return plan.prefetch ? 0.5 : 1.0; }, 0.005, 1);
   const std::string model = input.model.plan.to_text();
   arena.refuse = [](const std::string& plan) {
     return plan.find("ic_unroll=2") != std::string::npos;
@@ -334,7 +336,8 @@ TEST(TuningSearch, GoesOnWhereItStopped) {
 
 TEST(TuningSearch, ErrorsOfTheDatabaseEndIt) {
   const SearchInput input = make_input(dense_layer(32, 16, 16));
-  MadeUpArena arena(input, [](const Plan&) { return 1.0; }, 0.005, 1);
+  MadeUpArena arena(
+      input, [](const Plan&) { return 1.0; }, 0.005, 1);
   Learner learner;
   SearchOptions options;
   options.on_trial = [](const Trial&) -> Status { return Error{ErrorCode::io, "disk full"}; };
@@ -367,11 +370,8 @@ std::vector<SpaceCase> space_cases() {
   cases.push_back({"depthwise", depthwise});
   depthwise.layout = Layout::nhwc;
   cases.push_back({"depthwise_last", depthwise});
-  const Problem stft = conv_transpose1d({.in_channels = 18,
-                                         .out_channels = 1,
-                                         .input = {30},
-                                         .kernel = {40},
-                                         .stride = {10}});
+  const Problem stft = conv_transpose1d(
+      {.in_channels = 18, .out_channels = 1, .input = {30}, .kernel = {40}, .stride = {10}});
   cases.push_back({"stft", stft});
   Problem volume = conv_transpose3d({.in_channels = 8,
                                      .out_channels = 18,
@@ -440,7 +440,7 @@ TEST_P(TuningSpace, PlansAreRightOrRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layers, TuningSpace, ::testing::ValuesIn(space_cases()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace convt::tuning

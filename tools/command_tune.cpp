@@ -117,7 +117,8 @@ class Interrupts {
   Interrupts& operator=(const Interrupts&) = delete;
 
  private:
-  struct sigaction old_int_ {}, old_term_ {}, old_size_ {};
+  struct sigaction old_int_ {
+  }, old_term_{}, old_size_{};
 };
 
 using Roofs = std::map<std::pair<std::string, std::int64_t>, double>;

@@ -1,11 +1,11 @@
 // The `convt` command: parses, dispatches, and turns every failure into a message and a status.
 #include <algorithm>
-#include <vector>
 #include <cstdio>
 #include <exception>
 #include <new>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -38,9 +38,8 @@ int dispatch(int argc, char** argv) {
   app.set_version_flag("--version", "convt " CONVT_VERSION_STRING);
   app.footer("Exit status: 0 well, 1 a check failed, 2 bad input.");
   const std::vector<Command> commands{
-      make_demo_command(app),   make_run_command(app), make_explain_command(app),
-      make_dump_command(app),   make_verify_command(app),
-      make_bench_command(app),
+      make_demo_command(app), make_run_command(app),    make_explain_command(app),
+      make_dump_command(app), make_verify_command(app), make_bench_command(app),
 #ifdef CONVT_HAS_TUNING
       make_tune_command(app),
 #endif

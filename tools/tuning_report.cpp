@@ -36,11 +36,17 @@ h3{font-size:1rem;margin:0 0 .25rem}p{margin:.25rem 0}
 margin:.75rem 0}
 svg{display:block;width:100%;height:auto}
 svg text{fill:var(--soft);font:12px system-ui,sans-serif}
+@media(max-width:36rem){svg text{font-size:19px}}
+.bars div{display:flex;justify-content:space-between;gap:1rem;font-size:.875rem}
+.bars .track{position:relative;height:.7rem;margin-bottom:.5rem;background:var(--card);
+border:1px solid var(--line);border-radius:.2rem}
+.bars i{background:var(--after)}
+.bars b{position:absolute;top:.15rem;height:.3rem;border:1px solid var(--ink);border-width:0 1px;
+background:linear-gradient(var(--ink),var(--ink)) center/100% 1px no-repeat}
 .axis{stroke:var(--line);stroke-width:1}.roof{stroke:var(--soft);stroke-width:1.5;fill:none}
 .b{fill:var(--before)}.a{fill:var(--after)}.e{fill:var(--even)}
 .bl{stroke:var(--before)}.al{stroke:var(--after);fill:none;stroke-width:1.5}
 .move{stroke:var(--soft);stroke-width:1;opacity:.6}
-.ci{stroke:var(--ink);stroke-width:1.5}
 table{border-collapse:collapse;width:100%;font-size:.875rem}
 td,th{text-align:left;padding:.2rem .5rem .2rem 0;vertical-align:top}
 code{font:.8125rem/1.45 ui-monospace,monospace}
@@ -135,9 +141,8 @@ std::vector<double> ticks(const Scale& scale) {
       if (decade * factor >= scale.low && decade * factor <= scale.high)
         values.push_back(decade * factor);
   if (values.size() <= 8) return values;
-  std::erase_if(values, [](double v) {
-    return std::abs(std::log10(v) - std::round(std::log10(v))) > 1e-9;
-  });
+  std::erase_if(
+      values, [](double v) { return std::abs(std::log10(v) - std::round(std::log10(v))) > 1e-9; });
   return values;
 }
 
@@ -160,12 +165,12 @@ std::string roofline(const std::vector<ReportLayer>& layers, const MachineRow* m
   if (shown.empty()) return "";
   if (machine != nullptr && machine->peak_gflops > 0) widen(y, machine->peak_gflops);
   std::string svg =
-      "<svg viewBox=\"0 0 600 370\" role=\"img\" aria-label=\"Roofline plot: GFLOP/s over FLOP a "
+      "<svg viewBox=\"0 0 600 380\" role=\"img\" aria-label=\"Roofline plot: GFLOP/s over FLOP a "
       "byte, before and after tuning\">";
   for (const double tick : ticks(x)) {
     svg += fmt::format(
         "<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"14\" y2=\"330\"/>"
-        "<text x=\"{0:.1f}\" y=\"346\" text-anchor=\"middle\">{1:g}</text>",
+        "<text x=\"{0:.1f}\" y=\"350\" text-anchor=\"middle\">{1:g}</text>",
         x(tick), tick);
   }
   for (const double tick : ticks(y)) {
@@ -174,27 +179,30 @@ std::string roofline(const std::vector<ReportLayer>& layers, const MachineRow* m
         "<text x=\"40\" y=\"{1:.1f}\" text-anchor=\"end\">{2:g}</text>",
         y(tick), y(tick) + 4, tick);
   }
-  svg += "<text x=\"317\" y=\"364\" text-anchor=\"middle\">FLOP a byte</text>";
+  svg += "<text x=\"317\" y=\"374\" text-anchor=\"middle\">FLOP a byte</text>";
   svg += "<text x=\"48\" y=\"12\">GFLOP/s</text>";
   if (machine != nullptr && machine->peak_gflops > 0) {
     const double peak = machine->peak_gflops;
     const std::pair<const char*, double> levels[] = {
-        {"L2", machine->l2_gbs}, {"L3", machine->l3_gbs}, {"memory", machine->memory_gbs}};
+        {"memory", machine->memory_gbs}, {"L3", machine->l3_gbs}, {"L2", machine->l2_gbs}};
+    double shown_gbs = 0, fastest = 0;
     for (const auto& [name, gbs] : levels) {
-      if (gbs <= 0) continue;
+      if (gbs < 1.4 * shown_gbs || gbs <= 0) continue;  // one line would hide the other
+      shown_gbs = gbs;
       const double from = std::max(x.low, y.low / gbs), to = std::min(x.high, peak / gbs);
       if (from >= to) continue;
+      fastest = gbs;
       svg += fmt::format("<path class=\"roof\" d=\"M{:.1f} {:.1f}L{:.1f} {:.1f}\"/>", x(from),
                          y(from * gbs), x(to), y(to * gbs));
-      const double middle = std::sqrt(from * to);
-      svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{} {:.0f} GB/s</text>",
-                         x(middle) - 5, y(middle * gbs) - 3, name, gbs);
+      svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{} {:.0f} GB/s</text>", x(from) + 6,
+                         y(from * gbs) + 16, name, gbs);
     }
-    const double from = std::max(x.low, peak / std::max({machine->l2_gbs, 1e-9}));
+    const double from = std::max(x.low, fastest > 0 ? peak / fastest : 0);
     svg += fmt::format("<path class=\"roof\" d=\"M{:.1f} {:.1f}L590 {:.1f}\"/>", x(from), y(peak),
                        y(peak));
-    svg += fmt::format("<text x=\"588\" y=\"{:.1f}\" text-anchor=\"end\">peak {:.0f} GFLOP/s</text>",
-                       y(peak) - 4, peak);
+    svg +=
+        fmt::format("<text x=\"588\" y=\"{:.1f}\" text-anchor=\"end\">peak {:.0f} GFLOP/s</text>",
+                    y(peak) - 4, peak);
   }
   for (const ReportLayer* layer : shown) {
     const double at = x(layer->flops / layer->bytes);
@@ -211,34 +219,25 @@ std::string roofline(const std::vector<ReportLayer>& layers, const MachineRow* m
 
 /// How much faster each layer is, with its interval.
 std::string bars(const std::vector<ReportLayer>& layers) {
-  constexpr double kRow = 40, kLeft = 8, kRight = 540;
-  double most = 1.05;
+  double most = 1.02;
   for (const ReportLayer& layer : layers) most = std::max(most, layer.row.speedup_high);
-  const auto x = [&](double speedup) {
-    return kLeft + (std::max(speedup, 1.0) - 1) / (most - 1) * (kRight - kLeft);
+  const auto share = [&](double speedup) {
+    return 100 * (std::max(speedup, 1.0) - 1) / (most - 1);
   };
-  std::string svg = fmt::format(
-      "<svg viewBox=\"0 0 600 {:.0f}\" role=\"img\" aria-label=\"Gain of each layer\">",
-      kRow * static_cast<double>(layers.size()));
-  double top = 0;
+  std::string html = "<div class=\"bars\">";
   for (const ReportLayer& layer : layers) {
     const TunedRow& row = layer.row;
-    svg += fmt::format("<text x=\"{:.0f}\" y=\"{:.1f}\">{}</text>", kLeft, top + 14,
-                       escape(name_of(row)));
-    svg += fmt::format(
-        "<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"12\" rx=\"2\"/>",
-        row.speedup > 1 ? "a" : "e", kLeft, top + 20, std::max(2.0, x(row.speedup) - kLeft));
-    if (row.speedup > 1) {
-      svg += fmt::format(
-          "<path class=\"ci\" d=\"M{0:.1f} {2:.1f}H{1:.1f}M{0:.1f} {3:.1f}v6M{1:.1f} {3:.1f}v6\"/>",
-          x(row.speedup_low), x(row.speedup_high), top + 26, top + 23);
+    const bool gains = row.speedup > 1;
+    html += fmt::format("<div><span>{}</span><span>{}</span></div><div class=\"track\">",
+                        escape(name_of(row)), gains ? percent(row.speedup) : "model's plan");
+    html += fmt::format("<i style=\"width:{:.2f}%\"></i>", gains ? share(row.speedup) : 0.4);
+    if (gains) {
+      html += fmt::format("<b style=\"left:{:.2f}%;width:{:.2f}%\"></b>", share(row.speedup_low),
+                          share(row.speedup_high) - share(row.speedup_low));
     }
-    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>",
-                       x(std::max(row.speedup, row.speedup_high)) + 6, top + 30,
-                       row.speedup > 1 ? percent(row.speedup) : "model's plan");
-    top += kRow;
+    html += "</div>";
   }
-  return svg + "</svg>";
+  return html + "</div>";
 }
 
 /// Time over the model's, step by step: each plan tried, and the best so far.
@@ -265,9 +264,10 @@ std::string path_plot(const std::vector<CandidateRow>& candidates) {
         "<text x=\"40\" y=\"{1:.1f}\" text-anchor=\"end\">{2:.2f}</text>",
         y(ratio), y(ratio) + 4, ratio);
   }
-  svg += fmt::format("<text x=\"44\" y=\"128\">plan 1</text><text x=\"590\" y=\"128\" "
-                     "text-anchor=\"end\">plan {}</text>",
-                     last);
+  svg += fmt::format(
+      "<text x=\"44\" y=\"128\">plan 1</text><text x=\"590\" y=\"128\" "
+      "text-anchor=\"end\">plan {}</text>",
+      last);
   std::string line;
   double best = 1;
   for (const CandidateRow* row : tried) {
@@ -294,9 +294,9 @@ std::string interval_text(const TunedRow& row) {
 std::string layer_section(const ReportLayer& layer) {
   const TunedRow& row = layer.row;
   std::string html = fmt::format("<section class=\"layer\"><h3>{}</h3>", escape(name_of(row)));
-  html += fmt::format("<p class=\"soft\">{}, batch {}, {} thread{}, {}</p>",
-                      escape(row.key.layer), row.key.batch, row.key.threads,
-                      row.key.threads == 1 ? "" : "s", escape(row.date));
+  html += fmt::format("<p class=\"soft\">{}, batch {}, {} thread{}, {}</p>", escape(row.key.layer),
+                      row.key.batch, row.key.threads, row.key.threads == 1 ? "" : "s",
+                      escape(row.date));
   html += fmt::format("<p><b>{}</b> &middot; {} &rarr; {}", interval_text(row),
                       time_text(row.model_us), time_text(row.time_us));
   if (row.roof_us > 0) {
@@ -341,8 +341,8 @@ MeanSpeedup mean_speedup(const std::vector<TunedRow>& rows) {
 std::string plan_changes(const std::string& from, const std::string& to) {
   std::string text;
   for (const Change& change : changes_of(from, to)) {
-    text += fmt::format("{}{} {} -> {}", text.empty() ? "" : ", ", change.key, change.from,
-                        change.to);
+    text +=
+        fmt::format("{}{} {} -> {}", text.empty() ? "" : ", ", change.key, change.from, change.to);
   }
   return text;
 }
@@ -361,15 +361,14 @@ std::string report_text(const std::vector<TunedRow>& rows) {
   for (const TunedRow& row : rows) {
     const bool gains = row.speedup > 1;
     table.add({name_of(row), fmt::format("{}", row.key.batch), fmt::format("{}", row.key.threads),
-               time_text(row.model_us), time_text(row.time_us),
-               gains ? percent(row.speedup) : "-",
+               time_text(row.model_us), time_text(row.time_us), gains ? percent(row.speedup) : "-",
                gains ? percent(row.speedup_low) + " to " + percent(row.speedup_high) : "",
                fmt::format("{}", row.candidates), plan_changes(row.model_plan, row.plan)});
   }
   const MeanSpeedup mean = mean_speedup(rows);
-  return table.to_text() +
-         fmt::format("geometric mean of {} layers: {} ({} to {})\n", rows.size(),
-                     percent(mean.speedup), percent(mean.low), percent(mean.high));
+  return table.to_text() + fmt::format("geometric mean of {} layers: {} ({} to {})\n", rows.size(),
+                                       percent(mean.speedup), percent(mean.low),
+                                       percent(mean.high));
 }
 
 std::string report_page(const TuningReport& report) {
@@ -405,18 +404,19 @@ std::string report_page(const TuningReport& report) {
   const auto add_sum = [&](const std::string& value, const std::string& what) {
     html += fmt::format("<div><b>{}</b>{}</div>", value, what);
   };
-  add_sum(percent(mean.speedup), fmt::format("geometric mean gain, {} to {}", percent(mean.low),
-                                             percent(mean.high)));
+  add_sum(percent(mean.speedup),
+          fmt::format("geometric mean gain, {} to {}", percent(mean.low), percent(mean.high)));
   add_sum(fmt::format("{} of {}", gained, rows.size()), "layers have a faster plan");
   add_sum(fmt::format("{}", plans), "plans tried");
   html += "</div>";
   const std::string plot = roofline(layers, machine);
   if (!plot.empty()) {
-    html += "<h2>Roofline</h2><p class=\"soft\"><svg viewBox=\"0 0 12 12\" style=\"display:inline;"
-            "width:.8em\"><circle class=\"b\" cx=\"6\" cy=\"6\" r=\"5\"/></svg> the model's plan "
-            "<svg viewBox=\"0 0 12 12\" style=\"display:inline;width:.8em\"><circle class=\"a\" "
-            "cx=\"6\" cy=\"6\" r=\"5\"/></svg> the tuned plan</p>" +
-            plot;
+    html +=
+        "<h2>Roofline</h2><p class=\"soft\"><svg viewBox=\"0 0 12 12\" style=\"display:inline;"
+        "width:.8em\"><circle class=\"b\" cx=\"6\" cy=\"6\" r=\"5\"/></svg> the model's plan "
+        "<svg viewBox=\"0 0 12 12\" style=\"display:inline;width:.8em\"><circle class=\"a\" "
+        "cx=\"6\" cy=\"6\" r=\"5\"/></svg> the tuned plan</p>" +
+        plot;
   }
   html += "<h2>Gain over the model's plan</h2>" + bars(layers) + "<h2>Layers</h2>";
   for (const ReportLayer& layer : layers) html += layer_section(layer);

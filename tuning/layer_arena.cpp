@@ -48,11 +48,11 @@ Status ReferencePoints::check(const measuring::LayerBuffers& layer) const {
   for (const Point& point : points_) {
     const double actual = layer.dst.at(point.offset);
     if (error_ratio(layer.problem(), point.expected, actual) <= 1) continue;
-    return Error{ErrorCode::internal,
-                 "wrong result: image " + std::to_string(point.image) + ", channel " +
-                     std::to_string(point.channel) + ", element " + std::to_string(point.offset) +
-                     " is " + std::to_string(actual) + " instead of " +
-                     std::to_string(point.expected.value)};
+    return Error{ErrorCode::internal, "wrong result: image " + std::to_string(point.image) +
+                                          ", channel " + std::to_string(point.channel) +
+                                          ", element " + std::to_string(point.offset) + " is " +
+                                          std::to_string(actual) + " instead of " +
+                                          std::to_string(point.expected.value)};
   }
   return ok_status();
 }
@@ -88,8 +88,7 @@ Status LayerArena::challenge(const std::string& plan) {
   challenger_.kernel = std::move(*kernel);
   challenger_.weights = std::move(*weights);
   points_.poison(buffers_);
-  Status status =
-      challenger_.kernel->run(buffers_.arguments(challenger_.weights, threads_));
+  Status status = challenger_.kernel->run(buffers_.arguments(challenger_.weights, threads_));
   if (!status.ok()) return Error{ErrorCode::unsupported, status.error().message};
   return points_.check(buffers_);
 }
@@ -103,8 +102,7 @@ std::array<double, 2> LayerArena::sample() {
   if (!sampler_) {
     measuring::InterleaveOptions options;
     // The thread's own time leaves out what other programs take; threads have only the wall's.
-    options.clock =
-        threads_ == 1 ? measuring::ClockKind::thread_cpu : measuring::ClockKind::wall;
+    options.clock = threads_ == 1 ? measuring::ClockKind::thread_cpu : measuring::ClockKind::wall;
     sampler_.emplace(run_incumbent_, run_challenger_, options);
   }
   return sampler_->next();

@@ -29,9 +29,8 @@ int differences(const Plan& a, const Plan& b) {
          int{a.positions != b.positions} + int{a.ic_unroll != b.ic_unroll} +
          int{a.tap_unroll != b.tap_unroll} + int{a.rows_by_phase != b.rows_by_phase} +
          int{a.prefetch != b.prefetch} + int{a.run != b.run} + int{a.panel != b.panel} +
-         int{a.tile_rows != b.tile_rows} + int{a.images != b.images} +
-         int{a.staging != b.staging} + int{a.products != b.products} +
-         int{a.convert != b.convert};
+         int{a.tile_rows != b.tile_rows} + int{a.images != b.images} + int{a.staging != b.staging} +
+         int{a.products != b.products} + int{a.convert != b.convert};
 }
 
 /// Mean of what a normal variable lies below 0; 0 where it does not.
@@ -254,9 +253,7 @@ Result<SearchResult> Search::conclude() {
   arena_.promote();
   const bool is_models = incumbent_ == result.plan;
   if (Status status = arena_.challenge(incumbent_); !status.ok()) return status.error();
-  const auto hurry = [&] {
-    return is_models || (options_.time_left && options_.time_left() < 0);
-  };
+  const auto hurry = [&] { return is_models || (options_.time_left && options_.time_left() < 0); };
   const Confirmation confirmed = confirm([this] { return arena_.sample(); }, stop, hurry);
   if (confirmed.stopped) {
     result.stopped = true;

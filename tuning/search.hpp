@@ -58,9 +58,9 @@ struct SearchOptions {
   double least_gain = 0.002;  ///< expected: below, the search ends
   int least_trials = 12;
   int most_trials = 1000;
-  std::function<bool()> stop{};         ///< the user wants an end: nothing is confirmed
-  std::function<double()> time_left{};  ///< seconds; the search ends at 0 and confirms
-  double confirm_share = 0.12;          ///< of the time, kept for the confirmation
+  std::function<bool()> stop{};                    ///< the user wants an end: nothing is confirmed
+  std::function<double()> time_left{};             ///< seconds; the search ends at 0 and confirms
+  double confirm_share = 0.12;                     ///< of the time, kept for the confirmation
   std::function<Status(const Trial&)> on_trial{};  ///< an error ends the search
 };
 
@@ -75,9 +75,9 @@ struct SearchResult {
   double speedup = 1;  ///< model's time / plan's
   double speedup_low = 1, speedup_high = 1;
   double time_us = 0, model_us = 0;
-  int trials = 0;         ///< with those known before
-  bool stopped = false;   ///< by the user: nothing is decided
-  bool exhausted = false; ///< it ended by itself, not with the time
+  int trials = 0;          ///< with those known before
+  bool stopped = false;    ///< by the user: nothing is decided
+  bool exhausted = false;  ///< it ended by itself, not with the time
 };
 
 /// Errors: of the model's plan, and of on_trial.

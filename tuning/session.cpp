@@ -69,8 +69,8 @@ Status check_options(std::span<const TuningLayer> layers, const TuningOptions& o
 }
 
 tuning::Trial to_trial(const CandidateRow& row) {
-  return {row.plan, row.step, row.predicted_us, row.ratio, row.error, row.pairs, row.verdict,
-          row.note};
+  return {row.plan,  row.step,  row.predicted_us, row.ratio,
+          row.error, row.pairs, row.verdict,      row.note};
 }
 
 CandidateRow to_row(const tuning::Trial& trial) {
@@ -79,15 +79,14 @@ CandidateRow to_row(const tuning::Trial& trial) {
 }
 
 TunedLayer describe(const TunedRow& row) {
-  return {row.name,    row.key.layer,   row.key.batch,    row.plan,       row.model_plan,
-          row.time_us, row.model_us,    row.speedup,      row.speedup_low, row.speedup_high,
-          row.confidence, row.candidates};
+  return {row.name,        row.key.layer,    row.key.batch,  row.plan,
+          row.model_plan,  row.time_us,      row.model_us,   row.speedup,
+          row.speedup_low, row.speedup_high, row.confidence, row.candidates};
 }
 
 class Session {
  public:
-  Session(std::span<const TuningLayer> layers, const TuningOptions& options,
-          PlanDatabase& database)
+  Session(std::span<const TuningLayer> layers, const TuningOptions& options, PlanDatabase& database)
       : options_(options), database_(database), runtime_(runtime_options(options)) {
     take_share(layers);
   }
@@ -247,8 +246,7 @@ Result<TuningResult> Session::run() {
   if (Status status = start(); !status.ok()) return status.error();
   std::vector<std::size_t> open;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const LayerKey key =
-        database::make_key(layers_[i].problem, layers_[i].batch, options_.threads);
+    const LayerKey key = database::make_key(layers_[i].problem, layers_[i].batch, options_.threads);
     const Result<std::optional<TunedRow>> done = database_.find_tuned(key);
     if (!done.ok()) return done.error();
     if (options_.resume && *done) {

@@ -28,9 +28,7 @@ double student_probability(double x, int freedom) {
 
 }  // namespace
 
-double normal_density(double x) {
-  return std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
-}
+double normal_density(double x) { return std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi); }
 
 double normal_probability(double x) { return std::erfc(-x / std::numbers::sqrt2) / 2; }
 
@@ -61,8 +59,7 @@ TrimmedMean trimmed_mean(std::vector<double> values) {
   result.mean = sum / kept;
   if (values.size() < 2) return result;
   double winsorised = 0;
-  for (std::size_t i = 0; i < values.size(); ++i)
-    winsorised += values[std::clamp(i, cut, last)];
+  for (std::size_t i = 0; i < values.size(); ++i) winsorised += values[std::clamp(i, cut, last)];
   winsorised /= count;
   double squares = 0;
   for (std::size_t i = 0; i < values.size(); ++i) {

@@ -20,9 +20,9 @@ struct SpaceLimits {
   /// Tiles whose plan is predicted to take more than so many times the best one's are left out, and
   /// so are variants.
   double slowest = 4;
-  std::size_t most_tiles = 400;    ///< that are tried in every variant, the best by prediction
+  std::size_t most_tiles = 400;      ///< that are tried in every variant, the best by prediction
   std::size_t least_of_a_kind = 24;  ///< and so many of each family, order and kind of products
-  std::size_t most_plans = 20000;  ///< the best by prediction
+  std::size_t most_plans = 20000;    ///< the best by prediction
 };
 
 /// Plans without doubles, fastest by prediction first. Empty where no plan is legal. The planner's

@@ -26,10 +26,10 @@ struct TuningProgress {
   std::size_t layer = 0;   ///< index, of `layers`
   std::size_t layers = 0;  ///< of this session's share
   const std::string& name;
-  int trials = 0;        ///< plans of the layer tried so far
-  double speedup = 1;    ///< of the best so far over the model's plan, not yet confirmed
-  double left_s = 0;     ///< of the session's budget
-  bool finished = false; ///< the layer is done: its plan stands in the database
+  int trials = 0;         ///< plans of the layer tried so far
+  double speedup = 1;     ///< of the best so far over the model's plan, not yet confirmed
+  double left_s = 0;      ///< of the session's budget
+  bool finished = false;  ///< the layer is done: its plan stands in the database
 };
 
 struct TuningOptions {
@@ -41,8 +41,8 @@ struct TuningOptions {
   /// Go on with an earlier session of the same layers: finished ones are left out, others keep what
   /// was measured, and budget_s, if 0, is what is left of that session's.
   bool resume = false;
-  int shard = 1;            ///< this session's share of the layers is every `shards`-th, ...
-  int shards = 1;           ///< ... from the `shard`-th; 1-based
+  int shard = 1;              ///< this session's share of the layers is every `shards`-th, ...
+  int shards = 1;             ///< ... from the `shard`-th; 1-based
   double least_gain = 0.002;  ///< a layer ends when no plan is expected to gain this share of time
   int most_trials = 1000;     ///< plans a layer
   std::function<void(const TuningProgress&)> progress{};  ///< after each plan, in this thread
@@ -53,7 +53,7 @@ struct TunedLayer {
   std::string name;
   std::string layer;  ///< Problem::to_text()
   std::int64_t batch = 1;
-  std::string plan;        ///< the one to use: shown to be faster than the model's, or the model's
+  std::string plan;  ///< the one to use: shown to be faster than the model's, or the model's
   std::string model_plan;
   double time_us = 0;      ///< of a run with `plan` ...
   double model_us = 0;     ///< ... and with the model's plan, measured in turn
@@ -78,5 +78,14 @@ struct TuningResult {
 /// version, read-only, full disk); those of compile() for a layer that has no plan. Finished layers
 /// stay in the database whatever happens later.
 Result<TuningResult> tune(std::span<const TuningLayer> layers, const TuningOptions& options);
+
+/// Takes over what other databases know; of two rows for one key the later. Returns how many layers
+/// came. Errors: as tune(), of the database.
+Result<int> merge_tuned(const std::string& database, std::span<const std::string> others);
+
+/// The tuned layers of a database as JSON, one a line, and back into one. Errors of reading name the
+/// line; nothing is changed then.
+Result<std::string> export_tuned(const std::string& database);
+Result<int> import_tuned(const std::string& database, const std::string& lines);
 
 }  // namespace convt
