@@ -64,7 +64,7 @@ struct CandidateRow {
   double ratio = 0;
   double error = 0;     ///< standard error of log(ratio)
   int pairs = 0;        ///< of measurements
-  std::string verdict;  ///< "model", "faster", "even", "slower", "refused", "wrong"
+  std::string verdict;  ///< "model", "faster", "even", "slower", "same", "refused", "wrong"
   std::string note;     ///< why, for those that were refused or are wrong
   std::string date;
 };

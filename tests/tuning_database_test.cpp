@@ -587,7 +587,8 @@ TEST_F(TuningDatabase, KilledSessionsLoseNothingFinished) {
         EXPECT_TRUE(db->find_tuned(key).value().has_value()) << layer.name;
       }
       std::set<int> steps;
-      for (const CandidateRow& row : db->candidates(key).value()) steps.insert(row.step);
+      const std::vector<CandidateRow> candidates = db->candidates(key).value();
+      for (const CandidateRow& row : candidates) steps.insert(row.step);
       for (int step = 1; step <= 8; ++step) {
         if (told.count(layer.name + " " + std::to_string(step)) != 0) {
           EXPECT_EQ(steps.count(step), 1U) << layer.name << ", plan " << step;

@@ -155,7 +155,7 @@ SearchInput make_input(const Problem& problem) {
 }
 
 /// A machine whose times are the model's times a factor, with noise.
-class MadeUpArena final : public Arena {
+class MadeUpArena : public Arena {
  public:
   using Factor = std::function<double(const Plan&)>;
 
@@ -237,7 +237,7 @@ class FlatArena final : public Arena {
 TEST(TuningSearch, KeepsTheModelsPlanWhereNothingIsFaster) {
   const SearchInput input = make_input(dense_layer(64, 32, 32));
   int others = 0;
-  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     FlatArena noise(seed);
     Learner learner;
     SearchOptions options;
@@ -277,8 +277,8 @@ TEST(TuningSearch, RefusedAndWrongPlansAreNeverChosen) {
   MadeUpArena arena(
       input, [](const Plan& plan) { return plan.prefetch ? 0.5 : 1.0; }, 0.005, 1);
   const std::string model = input.model.plan.to_text();
-  arena.refuse = [](const std::string& plan) {
-    return plan.find("ic_unroll=2") != std::string::npos;
+  arena.refuse = [&](const std::string& plan) {
+    return plan != model && plan.find("ic_unroll=4") != std::string::npos;
   };
   arena.wrong = [&](const std::string& plan) {
     return plan != model && plan.find("prefetch=1") != std::string::npos;
@@ -298,6 +298,31 @@ TEST(TuningSearch, RefusedAndWrongPlansAreNeverChosen) {
   EXPECT_GT(wrong + refused, 0);
   EXPECT_FALSE(arena.refuse(result->plan));
   EXPECT_FALSE(arena.wrong(result->plan));
+}
+
+TEST(TuningSearch, TheSameCodeIsMeasuredOnce) {
+  const SearchInput input = make_input(dense_layer(64, 32, 32));
+  class SameCode final : public MadeUpArena {
+   public:
+    using MadeUpArena::MadeUpArena;
+    [[nodiscard]] std::size_t code_hash() const override {
+      const std::string& plan = challenges.back();
+      return std::hash<std::string>{}(plan.substr(0, plan.find("positions=")));
+    }
+  } arena(
+      input, [](const Plan&) { return 1.0; }, 0.005, 1);
+  int same = 0, measured = 0;
+  Learner learner;
+  SearchOptions options;
+  options.most_trials = 60;
+  options.least_gain = 0;
+  options.on_trial = [&](const Trial& trial) -> Status {
+    (trial.verdict == "same" ? same : measured) += 1;
+    return ok_status();
+  };
+  EXPECT_TRUE(succeeded(search(input, arena, learner, options)));
+  EXPECT_GT(same, 0);
+  EXPECT_LT(measured, 40);
 }
 
 TEST(TuningSearch, GoesOnWhereItStopped) {

@@ -1,7 +1,10 @@
 #include "tuning/layer_arena.hpp"
 
+#include <functional>
 #include <limits>
 #include <random>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "compiler/problem/tensor.hpp"
@@ -96,6 +99,11 @@ Status LayerArena::challenge(const std::string& plan) {
 void LayerArena::promote() {
   sampler_.reset();
   incumbent_ = challenger_;
+}
+
+std::size_t LayerArena::code_hash() const {
+  const std::span<const std::uint8_t> code = challenger_.kernel->code();
+  return std::hash<std::string_view>{}({reinterpret_cast<const char*>(code.data()), code.size()});
 }
 
 std::array<double, 2> LayerArena::sample() {

@@ -46,6 +46,7 @@ class LayerArena final : public Arena {
   Status challenge(const std::string& plan) override;
   void promote() override;
   std::array<double, 2> sample() override;
+  [[nodiscard]] std::size_t code_hash() const override;
 
  private:
   struct Side {

@@ -88,6 +88,7 @@ class Search {
   double incumbent_log_ = 0;    ///< log(time / time of the model's plan)
   double incumbent_error_ = 0;  ///< of it
   std::map<Kind, int> tried_, refused_;
+  std::unordered_map<std::size_t, double> measured_codes_;  ///< log ratios by Arena::code_hash()
   int step_ = 0;
   int picks_ = 0;
   double confirm_s_ = 0;
@@ -216,12 +217,20 @@ Status Search::try_option(std::size_t index) {
     trial.note = status.error().message;
     return report(std::move(trial));
   }
+  const std::size_t code = arena_.code_hash();
+  if (const auto same = measured_codes_.find(code); code != 0 && same != measured_codes_.end()) {
+    trial.ratio = std::exp(same->second);
+    trial.verdict = "same";
+    learn(option, same->second);
+    return report(std::move(trial));
+  }
   RaceOptions racing;
   racing.stop = [this] { return is_over(); };
   const RaceResult result = race([this] { return arena_.sample(); }, racing);
   if (result.verdict == Verdict::stopped) return ok_status();
   const double log_ratio = incumbent_log_ + result.log_ratio;
   learn(option, log_ratio);
+  measured_codes_[code] = log_ratio;
   trial.ratio = std::exp(log_ratio);
   trial.error = std::hypot(result.error, incumbent_error_);
   trial.pairs = result.pairs;
@@ -282,6 +291,7 @@ Result<SearchResult> Search::run() {
   take_known();
   if (Status status = arena_.challenge(model); !status.ok()) return status.error();
   arena_.promote();
+  measured_codes_[arena_.code_hash()] = 0;
   if (input_.known.empty()) {
     Trial first;
     first.plan = model;

@@ -39,6 +39,9 @@ class Arena {
   virtual void promote() = 0;
   /// Milliseconds of a run of incumbent and challenger.
   virtual std::array<double, 2> sample() = 0;
+  /// Of the challenger's machine code. Plans that differ only where the layer does not (tiles wider
+  /// than a row) make the same code; one of them is measured. 0: unknown.
+  [[nodiscard]] virtual std::size_t code_hash() const { return 0; }
 };
 
 /// A plan tried, in the order of steps.
@@ -49,7 +52,8 @@ struct Trial {
   double ratio = 0;  ///< time / time of the model's plan; 0 for what was refused
   double error = 0;  ///< of log(ratio)
   int pairs = 0;
-  std::string verdict;  ///< "model", "faster", "even", "slower", "refused", "wrong"
+  std::string verdict;  ///< "model", "faster", "even", "slower", "same" (code), "refused",
+                        ///< "wrong"
   std::string note;
 };
 

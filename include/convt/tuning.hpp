@@ -83,8 +83,8 @@ Result<TuningResult> tune(std::span<const TuningLayer> layers, const TuningOptio
 /// came. Errors: as tune(), of the database.
 Result<int> merge_tuned(const std::string& database, std::span<const std::string> others);
 
-/// The tuned layers of a database as JSON, one a line, and back into one. Errors of reading name the
-/// line; nothing is changed then.
+/// The tuned layers of a database as JSON, one a line, and back into one. Errors of reading name
+/// the line; nothing is changed then.
 Result<std::string> export_tuned(const std::string& database);
 Result<int> import_tuned(const std::string& database, const std::string& lines);
 

@@ -175,16 +175,16 @@ progress: called after each plan with a dictionary: layer, layers, name, trials,
 Raises ValueError for arguments, NotImplementedError (no machine code here; a database of a newer
 convt), OSError for files. docs/tuning.md)");
   m.def(
-      "export_tuned",
-      [](const std::string& database) { return unwrap(export_tuned(database)); }, "database"_a,
-      "The tuned layers of a database as JSON, one a line.");
+      "export_tuned", [](const std::string& database) { return unwrap(export_tuned(database)); },
+      "database"_a, "The tuned layers of a database as JSON, one a line.");
   m.def(
       "import_tuned",
       [](const std::string& database, const std::string& lines) {
         return unwrap(import_tuned(database, lines));
       },
       "database"_a, "lines"_a,
-      "Takes over exported lines; of two for a layer and machine the later. Returns how many came.");
+      "Takes over exported lines; of two for a layer and machine the later. Returns how many "
+      "came.");
 }
 
 }  // namespace convt::python
