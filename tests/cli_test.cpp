@@ -652,12 +652,11 @@ TEST_F(CliTuneTest, ThePageRendersInABrowser) {
   write_file(path("blank.html"), "<!doctype html><title>nothing</title>");
   const auto picture = [&](const std::string& page, int width) {
     const std::string file = path(page + std::to_string(width) + ".png");
-    const std::string command =
-        "HOME='" + path(".") +
-        "' timeout 60 chromium --headless --no-sandbox --disable-gpu "
-        "--hide-scrollbars --blink-settings=scriptEnabled=false --window-size=" +
-        std::to_string(width) + ",1600 --screenshot='" + file + "' 'file://" + path(page) +
-        "' > /dev/null 2>&1";
+    const std::string command = "HOME='" + path(".") +
+                                "' timeout 60 chromium --headless --no-sandbox --disable-gpu "
+                                "--hide-scrollbars --window-size=" +
+                                std::to_string(width) + ",1600 --screenshot='" + file +
+                                "' 'file://" + path(page) + "' > /dev/null 2>&1";
     EXPECT_EQ(std::system(command.c_str()), 0);
     return read_file(file);
   };
