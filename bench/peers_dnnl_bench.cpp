@@ -24,27 +24,25 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/dnnl_peer.hpp"
-#include "bench/interleaved.hpp"
 #include "compiler/problem/layers_file.hpp"
 #include "compiler/problem/tensor.hpp"
 #include "dialects/layers.hpp"
-#include "tools/float_buffer.hpp"
+#include "measuring/float_buffer.hpp"
+#include "measuring/interleaved.hpp"
+#include "measuring/random.hpp"
 #include "tools/layer_class.hpp"
 #include "tools/machine.hpp"
 #include "tools/output_file.hpp"
 #include "tools/progress.hpp"
-#include "tools/random.hpp"
 #include "tools/roofline.hpp"
 #include "tools/text_table.hpp"
 
 namespace convt::bench {
 namespace {
 
-using tools::FloatBuffer;
 using tools::LayerClass;
 using tools::Machine;
 using tools::TextTable;
-using tools::Timing;
 
 constexpr int kExitWell = 0;
 constexpr int kExitCheckFailed = 1;
@@ -65,14 +63,14 @@ struct BenchOptions {
   bool ignore_post = false;
   bool cpu_time = false;
 
-  [[nodiscard]] ClockKind clock() const {
-    return cpu_time ? ClockKind::thread_cpu : ClockKind::wall;
+  [[nodiscard]] measuring::ClockKind clock() const {
+    return cpu_time ? measuring::ClockKind::thread_cpu : measuring::ClockKind::wall;
   }
 };
 
 /// What was found out about one of the two.
 struct Contender {
-  Timing timing;
+  measuring::Timing timing;
   double create_us = 0;
   std::string how;  ///< plan, or name of the implementation
 };
@@ -115,7 +113,7 @@ std::string name_of(const Layer& layer) { return layer.name.empty() ? "layer" : 
 /// Tensors of one layer, kept from layer to layer. Both libraries use the same ones, so that
 /// neither has the luckier addresses.
 struct Tensors {
-  FloatBuffer src, weights, bias, dst, first_result;
+  measuring::FloatBuffer src, weights, bias, dst, first_result;
 
   void prepare(const Layer& layer) {
     src.resize(src_span(layer.problem, layer.batch));
@@ -134,20 +132,20 @@ struct Tensors {
 };
 
 /// Median time of a few calls, in microseconds.
-Result<double> creation_us(ClockKind clock, const std::function<Status()>& create) {
+Result<double> creation_us(measuring::ClockKind clock, const std::function<Status()>& create) {
   constexpr int kTimes = 3;
   std::vector<double> times;
   for (int i = 0; i < kTimes; ++i) {
-    const double start = now_ms(clock);
+    const double start = measuring::now_ms(clock);
     const Status status = create();
     if (!status.ok()) return status.error();
-    times.push_back((now_ms(clock) - start) * 1e3);
+    times.push_back((measuring::now_ms(clock) - start) * 1e3);
   }
-  return tools::median(times);
+  return measuring::median(times);
 }
 
 /// max |a - b| / max |a|; infinite where either is no number.
-double difference_of(const FloatBuffer& a, const FloatBuffer& b) {
+double difference_of(const measuring::FloatBuffer& a, const measuring::FloatBuffer& b) {
   double largest = 0;
   double difference = 0;
   for (std::int64_t i = 0; i < a.size(); ++i) {
@@ -159,7 +157,7 @@ double difference_of(const FloatBuffer& a, const FloatBuffer& b) {
   return difference == 0 ? 0 : difference / largest;
 }
 
-Result<double> time_compile(const Layer& layer, ClockKind clock) {
+Result<double> time_compile(const Layer& layer, measuring::ClockKind clock) {
   return creation_us(clock, [&]() -> Status {
     Runtime::instance().clear();
     const Result<Kernel> kernel = compile(layer.problem, {.expected_batch = layer.batch});
@@ -201,13 +199,14 @@ class Match {
     return difference_of(tensors->first_result, tensors->dst);
   }
 
-  std::array<Timing, 2> measure() {
+  std::array<measuring::Timing, 2> measuring::measure() {
     // OpenMP's threads spin for some milliseconds after their last work.
     constexpr double kSpinMs = 6;
-    return measure_interleaved([this] { (void)kernel_.run(arguments_); }, [this] { peer_.run(); },
-                               {.min_time_ms = options_.min_time_ms,
-                                .clock = options_.clock(),
-                                .settle_ms = options_.threads > 1 ? kSpinMs : 0});
+    return measuring::measure_interleaved([this] { (void)kernel_.run(arguments_); },
+                                          [this] { peer_.run(); },
+                                          {.min_time_ms = options_.min_time_ms,
+                                           .clock = options_.clock(),
+                                           .settle_ms = options_.threads > 1 ? kSpinMs : 0});
   }
 
   [[nodiscard]] std::string plan() const { return kernel_.info().plan; }
@@ -331,7 +330,7 @@ struct Means {
   }
   [[nodiscard]] std::vector<std::string> to_row(const std::string& name) const {
     const auto mean = [](const std::vector<double>& values) {
-      return fmt::format("{:.3f}", tools::geometric_mean(values));
+      return fmt::format("{:.3f}", measuring::geometric_mean(values));
     };
     return {name,           fmt::format("{}", ratio.size()), mean(ratio), mean(roof), mean(simple),
             mean(dnnl_roof)};

@@ -18,12 +18,12 @@
 #include <CLI/CLI.hpp>
 #include <convt/convt.hpp>
 
-#include "bench/interleaved.hpp"
+#include "measuring/interleaved.hpp"
+#include "measuring/measure.hpp"
 #include "tools/common_options.hpp"
 #include "tools/layer_class.hpp"
 #include "tools/layer_run.hpp"
 #include "tools/machine.hpp"
-#include "tools/measure.hpp"
 #include "tools/progress.hpp"
 #include "tools/text_table.hpp"
 
@@ -77,11 +77,12 @@ Result<Row> measure_layer(const Layer& bare, const Layer& variant, const Variant
     if (Status status = prepare(*run, *layer, options.common); !status.ok())
       return tools::in_layer(*layer, status.error());
   }
-  InterleaveOptions interleave;
+  measuring::InterleaveOptions interleave;
   interleave.min_time_ms = options.min_time_ms;
-  interleave.clock = options.wall_time ? ClockKind::wall : ClockKind::thread_cpu;
-  const auto timings =
-      measure_interleaved([&] { (void)first.run(); }, [&] { (void)second.run(); }, interleave);
+  interleave.clock =
+      options.wall_time ? measuring::ClockKind::wall : measuring::ClockKind::thread_cpu;
+  const auto timings = measuring::measure_interleaved([&] { (void)first.run(); },
+                                                      [&] { (void)second.run(); }, interleave);
   return Row{tools::display_name(variant), tools::classify(bare.problem), timings[0].min_ms,
              timings[1].min_ms, second.info().plan};
 }
@@ -106,7 +107,7 @@ void print_means(const std::vector<Row>& rows) {
   TextTable table({{"geometric means", TextTable::Align::left}, {"layers"}, {"ratio"}});
   const auto add = [&](const std::string& name, const std::vector<double>& ratios) {
     table.add({"  " + name, fmt::format("{}", ratios.size()),
-               fmt::format("{:.3f}", tools::geometric_mean(ratios))});
+               fmt::format("{:.3f}", measuring::geometric_mean(ratios))});
   };
   for (const auto& [kind, ratios] : classes) add(kind.name(), ratios);
   add("all", all);

@@ -13,14 +13,17 @@ set(layers
   "compiler/backend/xbyak:compiler/target|compiler/program|compiler/backend"
   "compiler/backend/llvm:compiler/target|compiler/program|compiler/backend"
   "compiler/object:compiler/target|compiler/backend"
-  "runtime:compiler"
+  "database:compiler/target|compiler/problem|compiler/plan"
+  "runtime:compiler|database/tuned_plans.hpp"
   "aot/runtime:"
   "aot:compiler|runtime"
+  "measuring:compiler/problem"
+  "tuning:compiler/target|compiler/problem|compiler/plan|database|measuring"
   "python/src:"
   "dialects:compiler/problem"
-  "tools:compiler|runtime|dialects|aot"
-  "bench:compiler|runtime|dialects|tools|aot"
-  "tests:compiler|runtime|dialects|tools|aot"
+  "tools:compiler|runtime|dialects|database|measuring|aot"
+  "bench:compiler|runtime|dialects|measuring|tools|aot"
+  "tests:compiler|runtime|dialects|database|measuring|tuning|tools|aot"
   "examples:")
 
 # header : the folders that may include it
@@ -29,7 +32,8 @@ set(third_party
   "llvm/:compiler/backend/llvm"
   "pthreadpool.h:runtime"
   "xxhash.h:runtime"
-  "nlohmann/:compiler/problem/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|aot/[^/]*\\.cpp|tools|tests|bench"
+  "sqlite3.h:database/[^/]*\\.cpp"
+  "nlohmann/:compiler/problem/[^/]*\\.cpp|database/[^/]*\\.cpp|dialects/[^/]*\\.cpp|runtime/[^/]*\\.cpp|aot/[^/]*\\.cpp|tools|tests|bench"
   "nanobind/:python"
   "Zydis/:tools|tests"
   "CLI/:tools|bench"
@@ -55,7 +59,7 @@ foreach(layer IN LISTS layers)
       if(line MATCHES "include[ \t]*\"([^\"]*)\"")
         set(header ${CMAKE_MATCH_1})
         if(NOT header MATCHES "^(${folder})/")
-          if(allowed STREQUAL "" OR NOT header MATCHES "^(${allowed})/")
+          if(allowed STREQUAL "" OR NOT header MATCHES "^(${allowed})(/|$)")
             list(APPEND wrong "${file}: \"${header}\" is none of its layers (${folder} ${allowed})")
           endif()
         endif()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <functional>
 #include <optional>
 #include <span>
@@ -124,6 +125,12 @@ class Compilation {
         plans_(candidates.empty()),
         candidates_(std::move(candidates)) {}
 
+  /// Says why the given plan, and what did not go as it should.
+  void explain(std::string reason, std::string note) {
+    given_reason_ = std::move(reason);
+    info().note = std::move(note);
+  }
+
   Result<std::shared_ptr<const KernelState>> run();
 
  private:
@@ -152,6 +159,7 @@ class Compilation {
   std::size_t slice_bytes_ = 0;  ///< workspace of one task
   Backend backend_ = Backend::interpreter;
   bool plans_;                         ///< no candidates were given
+  std::string given_reason_ = "given by the caller";
   std::vector<Candidate> candidates_;  ///< best first
   std::string storage_key_;            ///< empty: the disk is left alone
 };
@@ -281,7 +289,7 @@ Status Compilation::use_given_plan() {
   if (key_.options.strict && cost.useful_lanes < 0.25) {
     return Error{ErrorCode::unsupported, "strict: the given plan has under 25% useful lanes"};
   }
-  info().reason = "given by the caller";
+  info().reason = given_reason_;
   candidates_.push_back({*plan, cost.cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
   return ok_status();
 }
@@ -441,6 +449,7 @@ std::size_t hash_value(const KernelKey& key) {
   mix(hash, hash_value(key.target));
   mix(hash, static_cast<std::size_t>(key.options.backend) * 2 + (key.options.strict ? 1 : 0));
   mix(hash, static_cast<std::size_t>(key.options.expected_batch));
+  if (key.options.reproducible) mix(hash, 1);
   if (!key.options.plan.empty()) mix(hash, std::hash<std::string>{}(key.options.plan));
   if (!key.options.isa.empty()) mix(hash, std::hash<std::string>{}(key.options.isa));
   return hash * 0x9e3779b97f4a7c15u;
@@ -462,7 +471,30 @@ Result<program::Program> make_program(const Problem& problem, const Target& targ
 
 Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,
                                                           const CompileContext& context) {
-  return Compilation(key, context).run();
+  std::optional<KnownPlan> known;
+  if (context.plans && key.options.plan.empty() && !key.options.reproducible) {
+    known = context.plans->find({.problem = key.problem,
+                                 .target = key.target,
+                                 .batch = key.options.expected_batch,
+                                 .threads = context.pool ? context.pool->threads() : 1});
+  }
+  if (!known) return Compilation(key, context).run();
+  KernelKey with_plan = key;
+  with_plan.options.plan = known->plan;
+  Compilation tuned(with_plan, context);
+  tuned.explain(known->origin, "");
+  Result<std::shared_ptr<const KernelState>> kernel = tuned.run();
+  if (kernel.ok()) return kernel;
+  // A row of a file that somebody else wrote, perhaps: nothing that should stop a program.
+  const std::string note = "tuned plan [" + known->plan + "] refused: " + kernel.error().message;
+  Compilation by_model(key, context);
+  by_model.explain("", note);
+  kernel = by_model.run();
+  if (kernel.ok() && !context.has_warned.exchange(true)) {
+    std::fprintf(stderr, "convt: %s (%s); the model's plan is used, and so for others like it\n",
+                 note.c_str(), key.problem.to_text().c_str());
+  }
+  return kernel;
 }
 
 Result<std::shared_ptr<const KernelState>> compile_candidates(const KernelKey& key,

@@ -1,6 +1,7 @@
 // The pipeline: Problem -> Plan -> Program -> Code -> executable KernelState.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -10,6 +11,7 @@
 #include <convt/runtime.hpp>
 
 #include "compiler/plan/plan.hpp"
+#include "compiler/plan/plan_source.hpp"
 #include "compiler/program/program.hpp"
 #include "compiler/target/target.hpp"
 #include "runtime/disk_cache.hpp"
@@ -38,13 +40,16 @@ struct CompileContext {
   double task_us = 0;
   std::shared_ptr<DiskCache> disk{};  ///< null: nothing is kept on disk
   Observation observation{};
+  std::shared_ptr<const PlanSource> plans = nullptr;  ///< asked before planning; null: none
+  mutable std::atomic<bool> has_warned = false;       ///< of a plan of `plans` that is not right
 };
 
 /// The Target that `options` ask for: the host's, or a generic one of their isa.
 Result<Target> choose_target(const Options& options);
 
-/// Compiles the best plan, unless machine code of the key is found on disk. A plan that turns out
-/// not to fit (registers, code size) gives way to the next best of the report, and
+/// Compiles the plan that `context.plans` knows, or else the best one by the model, unless machine
+/// code of the key is found on disk. A plan that turns out not to fit (registers, code size) gives
+/// way to the next best of the report, and
 /// KernelInfo::note says so. Errors: see Runtime::compile; internal when the verifier refuses a
 /// Program.
 Result<std::shared_ptr<const KernelState>> compile_kernel(const KernelKey& key,

@@ -10,6 +10,7 @@
 #include "runtime/kernel_cache.hpp"
 #include "runtime/kernel_state.hpp"
 #include "runtime/observation.hpp"
+#include "runtime/plan_source.hpp"
 #include "runtime/thread_pool.hpp"
 
 namespace convt {
@@ -51,7 +52,8 @@ struct Runtime::Parts {
                 .pool = std::make_shared<ThreadPool>(options.threads),
                 .task_us = options.task_us,
                 .disk = make_disk_cache(options),
-                .observation = observation},
+                .observation = observation,
+                .plans = choose_plan_source(options.tuning_db)},
         cache(options.cache_bytes) {}
 
   Result<Cache::Made> compile(const KernelKey& key) const {

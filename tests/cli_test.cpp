@@ -590,4 +590,121 @@ TEST_F(CliTest, DemoRefusesWhatIsNoPicture) {
   expect_refused({"demo", "absent.png"}, {"absent.png"});
 }
 
+// --- tune ----------------------------------------------------------------------------------------
+
+const char* const kTunedLayers =
+    R"({"name": "one", "ic": 16, "oc": 16, "in": [6, 6], "k": 4, "s": 2, "p": 1}
+{"name": "two", "ic": 8, "oc": 3, "in": [9, 9], "k": 4, "s": 2, "p": 1, "bias": true}
+)";
+
+class CliTuneTest : public CliTest {
+ protected:
+  void SetUp() override {
+    CliTest::SetUp();
+    if (IsSkipped()) return;
+    if (convt({"tune", "--help"}).status != 0) GTEST_SKIP() << "built without CONVT_TUNING";
+    if (convt::host_target().isa != convt::Isa::avx512)
+      GTEST_SKIP() << "tuning measures machine code, there is none here";
+    write_file(path("layers.jsonl"), kTunedLayers);
+  }
+
+  Outcome tune(const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments{"tune", "--layers", "layers.jsonl",
+                                       "--db", "t.db",     "--no-roof"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return convt(arguments);
+  }
+};
+
+TEST_F(CliTuneTest, TunesReportsAndUses) {
+  const Outcome outcome = tune({"--budget", "60s", "--most-plans", "6"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "") << "quiet where there is no terminal";
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("one"), HasSubstr("two"), HasSubstr("geometric mean"),
+                                 HasSubstr("2 of 2 layers finished")));
+  EXPECT_EQ(file_names(), (std::vector<std::string>{"layers.jsonl", "t.db"}));
+
+  EXPECT_THAT(convt({"tune", "show", "--db", "t.db"}).out, HasSubstr("geometric mean of 2"));
+  EXPECT_THAT(convt({"tune", "report", "--db", "t.db"}).out, HasSubstr("geometric mean of 2"));
+  const Outcome page = convt({"tune", "report", "--db", "t.db", "-o", "page.html"});
+  EXPECT_EQ(page.status, 0) << page.err;
+  const std::string html = read_file(path("page.html"));
+  EXPECT_THAT(html, AllOf(HasSubstr("<svg"), HasSubstr("viewport"), HasSubstr("</html>")));
+  EXPECT_THAT(html, AllOf(Not(HasSubstr("<script")), Not(HasSubstr("http"))));
+
+  // Exported, imported, merged, it is the same.
+  ASSERT_EQ(convt({"tune", "export", "--db", "t.db", "-o", "lines.jsonl"}).status, 0);
+  EXPECT_EQ(lines_of(read_file(path("lines.jsonl"))).size(), 2U);
+  EXPECT_THAT(convt({"tune", "import", "lines.jsonl", "--db", "u.db"}).out, HasSubstr("2 of 2"));
+  EXPECT_THAT(convt({"tune", "merge", "u.db", "--db", "v.db"}).out, HasSubstr("2 layers"));
+  EXPECT_EQ(convt({"tune", "export", "--db", "v.db"}).out, read_file(path("lines.jsonl")));
+  EXPECT_THAT(convt({"tune", "prune", "--db", "v.db", "--before", "9999"}).out,
+              HasSubstr("2 layers removed"));
+
+  // Commands use what CONVT_TUNING_DB names.
+  const Outcome explained =
+      convt({"explain", "--layers", "layers.jsonl"}, {{"CONVT_TUNING_DB", path("t.db")}});
+  EXPECT_THAT(explained.out, HasSubstr("tuned on this machine"));
+  // A finished session has nothing left to do.
+  const Outcome again = tune({"--resume"});
+  EXPECT_EQ(again.status, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("2 of 2 layers finished in 0 s"));
+}
+
+TEST_F(CliTuneTest, RefusesBadInput) {
+  const auto with = [](std::initializer_list<std::string> more) {
+    std::vector<std::string> arguments{"tune", "--layers", "layers.jsonl"};
+    arguments.insert(arguments.end(), more);
+    return arguments;
+  };
+  expect_refused(with({"--budget", "0"}), {"--budget", "'0'"});
+  expect_refused(with({"--budget", "5 parsecs"}), {"--budget", "parsecs"});
+  expect_refused(with({"--shard", "3/2"}), {"--shard", "'3/2'"});
+  expect_refused(with({"--shard", "1"}), {"--shard"});
+  expect_refused(with({"--db", "no/such/folder.db"}), {"no/such/folder.db"});
+  expect_refused(with({"--backend", "interpreter"}), {"--backend"});
+  expect_refused({"tune"}, {"--layer"});
+  expect_refused({"tune", "report", "--db", "absent.db"}, {"absent.db"});
+  expect_refused({"tune", "merge", "--db", "t.db"}, {"files"});
+  expect_refused({"tune", "prune", "--db", "t.db"}, {"--other-versions"});
+  expect_refused({"tune", "import", "absent.jsonl", "--db", "t.db"}, {"absent.jsonl"});
+}
+
+TEST_F(CliTuneTest, AnInterruptEndsItCleanly) {
+  const std::string command = "cd '" + path(".") + "' && timeout --preserve-status -s INT 2 '" +
+                              command_path().string() +
+                              "' tune --layers layers.jsonl --db t.db --no-roof --budget 100s "
+                              "--least-gain 0 --most-plans 100000 > out 2> err";
+  const int status = std::system(command.c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0) << read_file(path("err"));
+  EXPECT_THAT(read_file(path("out")), HasSubstr("interrupted (--resume goes on)"));
+  const Outcome resumed = tune({"--resume", "--budget", "60s", "--most-plans", "4"});
+  EXPECT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_THAT(resumed.out, HasSubstr("2 of 2 layers finished"));
+}
+
+TEST_F(CliTuneTest, ThePageRendersInABrowser) {
+  if (std::system("command -v chromium > /dev/null 2>&1") != 0)
+    GTEST_SKIP() << "chromium is not installed";
+  ASSERT_EQ(tune({"--budget", "60s", "--most-plans", "12", "--least-gain", "0"}).status, 0);
+  ASSERT_EQ(convt({"tune", "report", "--db", "t.db", "-o", "page.html"}).status, 0);
+  write_file(path("blank.html"), "<!doctype html><title>nothing</title>");
+  const auto picture = [&](const std::string& page, int width) {
+    const std::string file = path(page + std::to_string(width) + ".png");
+    const std::string command = "HOME='" + path(".") +
+                                "' timeout 60 chromium --headless --no-sandbox --disable-gpu "
+                                "--hide-scrollbars --window-size=" +
+                                std::to_string(width) + ",1600 --screenshot='" + file +
+                                "' 'file://" + path(page) + "' > /dev/null 2>&1";
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    return read_file(file);
+  };
+  for (const int width : {1200, 390}) {
+    const std::string page = picture("page.html", width);
+    EXPECT_EQ(png_size(page).first, width);
+    EXPECT_GT(page.size(), 4 * picture("blank.html", width).size()) << "an empty page";
+  }
+}
+
 }  // namespace

@@ -8,11 +8,11 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "measuring/measure.hpp"
 #include "tools/commands.hpp"
 #include "tools/layer_class.hpp"
 #include "tools/layer_run.hpp"
 #include "tools/machine.hpp"
-#include "tools/measure.hpp"
 #include "tools/output_file.hpp"
 #include "tools/progress.hpp"
 #include "tools/roofline.hpp"
@@ -34,7 +34,7 @@ struct Row {
   LayerClass kind;
   Layout layout = Layout::nchw;
   DataType dtype = DataType::f32;
-  Timing timing;
+  measuring::Timing timing;
   double gflops = 0;
   Roof roof;
   double simple_ms = 0;
@@ -152,7 +152,7 @@ Result<double> measure_compile_us(const Layer& layer, const BenchOptions& option
     if (!status.ok()) return status.error();
     times.push_back(run->info().times.total_us);
   }
-  return median(times);
+  return measuring::median(times);
 }
 
 Result<Row> bench_layer(const Layer& layer, const BenchOptions& options, Machine& machine,
@@ -165,11 +165,11 @@ Result<Row> bench_layer(const Layer& layer, const BenchOptions& options, Machine
   status = run->run();
   if (!status.ok()) return in_layer(layer, status.error());
 
-  MeasureOptions measuring;
-  measuring.min_time_ms = options.min_time_ms;
-  if (options.cold) measuring.before_each = [run] { run->flush_caches(); };
+  measuring::MeasureOptions how;
+  how.min_time_ms = options.min_time_ms;
+  if (options.cold) how.before_each = [run] { run->flush_caches(); };
   Row row;
-  row.timing = measure([run] { (void)run->run(); }, measuring);
+  row.timing = measuring::measure([run] { (void)run->run(); }, how);
   const Work work = work_of(layer.problem, layer.batch);
   row.roof = roof_of(work, machine, options.cold);
   constexpr int kAgain = 3;
@@ -197,8 +197,9 @@ struct Ratios {
     simple.push_back(row.simple_ratio());
   }
   [[nodiscard]] std::vector<std::string> to_row(const std::string& name) const {
-    return {name, fmt::format("{}", roof.size()), fmt::format("{:.3f}", geometric_mean(roof)),
-            fmt::format("{:.3f}", geometric_mean(simple))};
+    return {name, fmt::format("{}", roof.size()),
+            fmt::format("{:.3f}", measuring::geometric_mean(roof)),
+            fmt::format("{:.3f}", measuring::geometric_mean(simple))};
   }
 };
 
@@ -226,7 +227,7 @@ void print_compile_times(const std::vector<Row>& rows) {
     times.push_back(row.compile_us);
     if (row.compile_us > worst->compile_us) worst = &row;
   }
-  fmt::print("compile time  median {:.0f} us, worst {:.0f} us ({})\n", median(times),
+  fmt::print("compile time  median {:.0f} us, worst {:.0f} us ({})\n", measuring::median(times),
              worst->compile_us, worst->name);
 }
 

@@ -7,10 +7,10 @@
 #include <convt/version.hpp>
 
 #include "compiler/target/target.hpp"
+#include "measuring/measure.hpp"
 #include "tools/commands.hpp"
 #include "tools/layer_run.hpp"
 #include "tools/machine.hpp"
-#include "tools/measure.hpp"
 #include "tools/output_file.hpp"
 #include "tools/progress.hpp"
 #include "tools/roofline.hpp"
@@ -97,7 +97,8 @@ class Report {
     run->poison_output();
     status = run->run();
     if (!status.ok()) return in_layer(layer, status.error());
-    const Timing timing = measure([run] { (void)run->run(); }, MeasureOptions());
+    const measuring::Timing timing =
+        measuring::measure([run] { (void)run->run(); }, measuring::MeasureOptions());
     CheckOptions checking;
     checking.threads = options_.common.threads;
     const CheckResult check = run->check(checking);
@@ -109,7 +110,7 @@ class Report {
   void print_plans() const { fmt::print("\n{}", plans_.to_text()); }
 
  private:
-  void print(const Layer& layer, const KernelInfo& info, const Timing& timing,
+  void print(const Layer& layer, const KernelInfo& info, const measuring::Timing& timing,
              const CheckResult& check) {
     const Work work = work_of(layer.problem, layer.batch);
     const std::string share =

@@ -28,10 +28,10 @@ struct RunOptions {
 };
 
 /// A file's contents, if there is a file and it is what the layer wants. `option` names the tensor.
-Result<std::optional<ElementBuffer>> load_tensor(const std::string& path, DataType type,
-                                                 const std::vector<std::int64_t>& shape,
-                                                 std::string_view option) {
-  if (path.empty()) return std::optional<ElementBuffer>();
+Result<std::optional<measuring::ElementBuffer>> load_tensor(const std::string& path, DataType type,
+                                                            const std::vector<std::int64_t>& shape,
+                                                            std::string_view option) {
+  if (path.empty()) return std::optional<measuring::ElementBuffer>();
   Result<NpyArray> array = read_npy(path, type);
   if (!array.ok())
     return Error{array.error().code, fmt::format("{}: {}", option, array.error().message)};
@@ -45,7 +45,7 @@ Result<std::optional<ElementBuffer>> load_tensor(const std::string& path, DataTy
 
 /// Replaces the buffer by the file's contents.
 Status load_into(const std::string& path, const std::vector<std::int64_t>& shape,
-                 std::string_view option, ElementBuffer* buffer) {
+                 std::string_view option, measuring::ElementBuffer* buffer) {
   auto loaded = load_tensor(path, buffer->type(), shape, option);
   if (!loaded.ok()) return loaded.error();
   if (loaded->has_value()) *buffer = std::move(**loaded);
@@ -54,7 +54,7 @@ Status load_into(const std::string& path, const std::vector<std::int64_t>& shape
 
 /// The same of float32 whatever the layer's type is. What the layer has not, `buffer` is empty.
 Status load_into(const std::string& path, const std::vector<std::int64_t>& shape,
-                 std::string_view option, FloatBuffer* buffer) {
+                 std::string_view option, measuring::FloatBuffer* buffer) {
   auto loaded = load_tensor(path, DataType::f32, shape, option);
   if (!loaded.ok()) return loaded.error();
   if (loaded->has_value()) {
@@ -98,7 +98,7 @@ Status load_tensors(const RunOptions& options, const Layer& layer, LayerRun* run
 }
 
 /// FNV-1a of the bytes: equal results, bit for bit, have equal checksums.
-std::uint64_t checksum(const ElementBuffer& buffer) {
+std::uint64_t checksum(const measuring::ElementBuffer& buffer) {
   std::uint64_t hash = 0xcbf29ce484222325U;
   const auto* const bytes = static_cast<const unsigned char*>(buffer.data());
   for (std::size_t i = 0; i < buffer.bytes(); ++i) {
@@ -113,7 +113,7 @@ struct Statistics {
   double greatest = -HUGE_VAL;
 };
 
-Statistics statistics_of(const ElementBuffer& buffer) {
+Statistics statistics_of(const measuring::ElementBuffer& buffer) {
   Statistics statistics;
   for (std::int64_t i = 0; i < buffer.size(); ++i) {
     const double value = buffer.at(i);

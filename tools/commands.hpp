@@ -15,5 +15,8 @@ Command make_verify_command(CLI::App& parent);
 Command make_bench_command(CLI::App& parent);
 Command make_compile_command(CLI::App& parent);
 Command make_cache_command(CLI::App& parent);
+#ifdef CONVT_HAS_TUNING
+Command make_tune_command(CLI::App& parent);
+#endif
 
 }  // namespace convt::tools

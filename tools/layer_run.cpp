@@ -1,16 +1,10 @@
 #include "tools/layer_run.hpp"
 
-#include <algorithm>
 #include <cstddef>
-#include <cstring>
-#include <limits>
 
 #include <emmintrin.h>
 
-#include "compiler/problem/sample_parameters.hpp"
-#include "compiler/problem/tensor.hpp"
 #include "tools/common_options.hpp"
-#include "tools/random.hpp"
 
 namespace convt::tools {
 namespace {
@@ -21,16 +15,11 @@ void flush(const void* data, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; i += kLine) _mm_clflush(begin + i);
 }
 
-void flush(const FloatBuffer& buffer) {
+void flush(const measuring::FloatBuffer& buffer) {
   flush(buffer.data(), static_cast<std::size_t>(buffer.size()) * sizeof(float));
 }
 
-void flush(const ElementBuffer& buffer) { flush(buffer.data(), buffer.bytes()); }
-
-template <class Buffer>
-auto data_or_null(const Buffer& buffer) {
-  return buffer.size() == 0 ? nullptr : buffer.data();
-}
+void flush(const measuring::ElementBuffer& buffer) { flush(buffer.data(), buffer.bytes()); }
 
 }  // namespace
 
@@ -41,68 +30,18 @@ Status LayerRun::compile(const Layer& layer, const Options& options, int threads
   kernel_ = std::move(*kernel);
   threads_ = threads;
   packed_ = PackedWeights();
-  const Problem& problem = layer.problem;
-  src.resize(problem.dtype, src_span(problem, layer.batch));
-  weights.resize(weights_dtype(problem.dtype), problem.weights_count());
-  bias.resize(problem.bias ? problem.out_channels : 0);
-  parameters.resize(problem.parameter_rows() * problem.out_channels);
-  input_parameters.resize(input_parameters_count(problem));
-  residual.resize(problem.dst_dtype, residual_span(problem, layer.batch));
-  dst.resize(problem.dst_dtype, dst_span(problem, layer.batch));
+  resize(layer.problem, layer.batch);
   return ok_status();
 }
 
-void LayerRun::fill_inputs(std::uint64_t seed) {
-  fill_random(src, 3 * seed);
-  fill_random(weights, 3 * seed + 1);
-  fill_random(bias, 3 * seed + 2);
-  constexpr std::uint64_t kOthers = 1'000'003;  // far from the seeds above
-  fill_parameters(layer_.problem, parameters, kOthers * seed + 1);
-  fill_input_parameters(layer_.problem, input_parameters, kOthers * seed + 2);
-  fill_random(residual, kOthers * seed + 3);
-}
-
 Status LayerRun::pack() {
-  Result<PackedWeights> packed = kernel_->pack(static_cast<const void*>(weights.data()),
-                                               static_cast<std::size_t>(weights.size()));
+  Result<PackedWeights> packed = LayerBuffers::pack(*kernel_);
   if (!packed.ok()) return in_layer(layer_, packed.error());
   packed_ = std::move(*packed);
   return ok_status();
 }
 
-Status LayerRun::run() {
-  RunArguments arguments;
-  arguments.batch = layer_.batch;
-  arguments.src = src.data();
-  arguments.weights = packed_;
-  arguments.bias = data_or_null(bias);
-  arguments.parameters = data_or_null(parameters);
-  arguments.input_parameters = data_or_null(input_parameters);
-  arguments.residual = layer_.problem.has_residual() ? residual.data() : nullptr;
-  arguments.dst = dst.data();
-  arguments.threads = threads_;
-  return kernel_->run(arguments);
-}
-
-void LayerRun::poison_output() {
-  if (dst.type() == DataType::s8 || dst.type() == DataType::u8) {
-    std::memset(dst.data(), 85, dst.bytes());
-    return;
-  }
-  for (std::int64_t i = 0; i < dst.size(); ++i) {
-    dst.set(i, std::numeric_limits<double>::quiet_NaN());
-  }
-}
-
-CheckResult LayerRun::check(const CheckOptions& options) const {
-  const LayerTensors tensors{.src = src.data(),
-                             .weights = weights.data(),
-                             .bias = data_or_null(bias),
-                             .parameters = parameters.data(),
-                             .input_parameters = input_parameters.data(),
-                             .residual = residual.data()};
-  return check_against_reference(layer_.problem, layer_.batch, tensors, dst.data(), options);
-}
+Status LayerRun::run() { return kernel_->run(arguments(packed_, threads_)); }
 
 void LayerRun::flush_caches() const {
   flush(src);

@@ -9,7 +9,7 @@
 #include <functional>
 #include <thread>
 
-#include "tools/float_buffer.hpp"
+#include "measuring/float_buffer.hpp"
 #include "tools/machine_kernels.hpp"
 
 namespace convt::tools {
@@ -91,7 +91,8 @@ FmaPeak measure_peak(const MachineKernels& kernels, int threads) {
 /// Memory that all bandwidth measurements use, in parts of one per thread.
 std::byte* arena() {
   // Some more than the largest set: streams are set apart from each other.
-  static FloatBuffer memory(static_cast<std::int64_t>((kLargestSet + (1 << 20)) / sizeof(float)));
+  static measuring::FloatBuffer memory(
+      static_cast<std::int64_t>((kLargestSet + (1 << 20)) / sizeof(float)));
   static const bool touched = [] {
     std::fill_n(memory.data(), memory.size(), 1.0F);
     return true;

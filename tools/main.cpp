@@ -1,12 +1,12 @@
 // The `convt` command: parses, dispatches, and turns every failure into a message and a status.
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <new>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -38,11 +38,14 @@ int dispatch(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "convt " CONVT_VERSION_STRING);
   app.footer("Exit status: 0 well, 1 a check failed, 2 bad input.");
-  const std::array<Command, 7> commands{make_demo_command(app),    make_run_command(app),
-                                        make_explain_command(app), make_dump_command(app),
-                                        make_verify_command(app),  make_bench_command(app),
-                                        make_compile_command(app),
-                                        make_cache_command(app)};
+  const std::vector<Command> commands{
+      make_demo_command(app), make_run_command(app),    make_explain_command(app),
+      make_dump_command(app), make_verify_command(app), make_bench_command(app),
+      make_compile_command(app), make_cache_command(app),
+#ifdef CONVT_HAS_TUNING
+      make_tune_command(app),
+#endif
+  };
   if (argc < 2) return fail(fmt::format("a command is needed\n{}", kSeeHelp));
   if (is_unknown_command(commands, argv[1])) {
     return fail(fmt::format("there is no command '{}'\n{}", argv[1], kSeeHelp));

@@ -12,13 +12,13 @@
 #include <convt/problem.hpp>
 #include <convt/result.hpp>
 
-#include "tools/element_buffer.hpp"
+#include "measuring/element_buffer.hpp"
 
 namespace convt::tools {
 
 struct NpyArray {
   std::vector<std::int64_t> shape;
-  ElementBuffer data;  ///< product of the shape's lengths, row-major
+  measuring::ElementBuffer data;  ///< product of the shape's lengths, row-major
 };
 
 /// Reads a whole file. Elements of another type than `type`, and those not in C order, are refused

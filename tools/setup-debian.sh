@@ -9,6 +9,7 @@ packages=(
   llvm-19-dev         # the backend for everything else
   libpthreadpool-dev  # the default thread pool
   libxxhash-dev       # checksums of kernels on disk
+  libsqlite3-dev      # the database of tuned plans
   nlohmann-json3-dev  # layers files
   libcli11-dev libfmt-dev libpng-dev libzip-dev libzydis-dev  # the convt command
   libgtest-dev libgmock-dev librapidcheck-dev      # the tests

@@ -125,12 +125,15 @@ BodyCounts count_channel_lanes(const CostFacts& facts, const Plan& plan, const T
         static_cast<double>(std::min<std::int64_t>(facts.problem.oc_per_group(), plan.channels));
     counts.outputs = products.positions * channels;
     if (plan.phases == Phases::all) {
-      const double blocks = std::ceil(products.positions / plan.lanes) * vectors;
-      counts.outputs = std::ceil(products.positions / plan.lanes) * channels;
+      // Each image is transposed by itself.
+      const double positions = products.positions / plan.images;
+      const double blocks_a_vector = std::ceil(positions / plan.lanes) * plan.images;
+      const double blocks = blocks_a_vector * vectors;
+      counts.outputs = blocks_a_vector * channels;
       counts.stores = blocks * plan.lanes * 1.5;
       counts.shuffles = blocks * plan.lanes * 4;
       // The transpose works on whole quads of rows, with a few registers on top.
-      const double rows = std::min<double>(products.positions / plan.images, plan.lanes);
+      const double rows = std::min<double>(positions, plan.lanes);
       counts.registers =
           std::max(counts.registers,
                    counts.accumulators + 4 + static_cast<int>(std::ceil(rows / 4) * 4 - rows));

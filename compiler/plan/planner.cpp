@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -11,9 +13,16 @@
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
 #include "compiler/plan/plan.hpp"
+#include "compiler/plan/plan_space.hpp"
 
 namespace convt {
 namespace {
+
+/// Which candidates a Planner makes.
+enum class Breadth {
+  planned,  ///< those that the model is trusted with
+  wide,     ///< tiles of all sizes, for enumerate_plans()
+};
 
 constexpr double kMaxCodeBytes = 56 * 1024;  // below the backend's limit: the estimate is rough
 constexpr std::size_t kKeptCandidates = 12;
@@ -28,8 +37,9 @@ class Planner {
  public:
   /// `problem` is the user's; `base` has the staging, products and conversion of all candidates.
   Planner(const Problem& problem, const Target& target, const PlanOptions& options,
-          const Plan& base)
+          const Plan& base, Breadth breadth = Breadth::planned)
       : base_(base),
+        wide_(breadth == Breadth::wide),
         problem_(compute_problem(problem, base_)),
         target_(target),
         batch_(options.expected_batch),
@@ -49,6 +59,10 @@ class Planner {
     return std::move(found_);
   }
 
+  /// `plan`, a candidate, with its order of rows, prefetching, unrolling, run and panel chosen in
+  /// every other way.
+  std::vector<PlanReport::Candidate> variants(const Plan& plan);
+
  private:
   void add_channel_lanes();
   void add_space_lanes();
@@ -63,6 +77,8 @@ class Planner {
   [[nodiscard]] std::vector<int> tap_lanes_channels() const;
   void add_positions(Plan plan, std::int64_t registers_a_position, std::int64_t spare_registers);
   bool add(Plan plan);
+  bool add_costed(const Plan& plan);
+  [[nodiscard]] std::vector<int> runs_worth_trying(const Plan& plan);
   /// The input activation is applied to panels, if not to a converted copy.
   [[nodiscard]] bool needs_panel() const {
     return problem_.input_activation.has_value() && !base_.convert;
@@ -84,6 +100,7 @@ class Planner {
   [[nodiscard]] int choose_unroll(double products_a_channel) const;
 
   const Plan base_;
+  const bool wide_;
   const Problem problem_;  ///< what the plans' kernels compute
   const Target& target_;
   const std::int64_t batch_;
@@ -136,6 +153,11 @@ bool Planner::add(Plan plan) {
                       ? problem_.output_spatial() * problem_.out_channels * 4 > target_.l2_bytes / 2
                       : problem_.layout == Layout::nchw && !plan.panel &&
                             problem_.ic_per_group() >= 8 && far_input;
+  return add_costed(plan);
+}
+
+/// The same, decisions being made.
+bool Planner::add_costed(const Plan& plan) {
   const Tiling& tiles = tiling(plan);
   const PlanCost cost = estimate_kernel_cost(facts_, target_, plan, tiles, batch_);
   if (cost.vector_registers > target_.vector_registers) return false;
@@ -143,6 +165,54 @@ bool Planner::add(Plan plan) {
   const double cycles = cost.cycles + staging_cycles_;
   found_.push_back({plan, cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
   return true;
+}
+
+/// Tiles a work item: powers of two up to the longest run, and as planned.
+std::vector<int> Planner::runs_worth_trying(const Plan& plan) {
+  std::int64_t longest = 1;
+  for (const TileRun& run : tiling(plan).runs) longest = std::max<std::int64_t>(longest, run.tiles);
+  std::vector<int> runs{plan.run};
+  for (int run = 1; run <= 256; run *= 2) {
+    if (run != plan.run) runs.push_back(run);
+    if (run >= longest) break;
+  }
+  return runs;
+}
+
+std::vector<PlanReport::Candidate> Planner::variants(const Plan& plan) {
+  found_.clear();
+  const bool rows_matter = facts_.axes[0].stride > 1 || facts_.axes[1].stride > 1;
+  const bool in_planes = problem_.layout == Layout::nchw;
+  const bool in_groups = plan.family == Family::group_lanes;
+  const bool can_have_panel =
+      (in_planes && (plan.family == Family::space_lanes || plan.family == Family::channel_lanes) &&
+       plan.phases != Phases::row && plan.tile_rows == 1 && plan.images == 1) ||
+      (in_groups && plan.phases != Phases::row);
+  std::vector<int> unrolls{plan.ic_unroll};
+  const bool can_unroll = !in_groups && plan.family != Family::reduction_lanes;
+  for (int unroll = 1; can_unroll && unroll <= 8 && unroll <= problem_.ic_per_group(); unroll *= 2)
+    if (unroll != plan.ic_unroll) unrolls.push_back(unroll);
+  Plan variant = plan;
+  for (const bool panel : {plan.panel, !plan.panel}) {
+    if (panel != plan.panel && (!can_have_panel || needs_panel())) continue;
+    variant.panel = panel;
+    variant.run = plan.run;
+    std::vector<int> runs = runs_worth_trying(plan);
+    if (panel && !plan.panel && !in_groups) runs.push_back(panel_run(plan));
+    for (const int run : runs)
+      for (const int unroll : unrolls)
+        for (const bool by_phase : {plan.rows_by_phase, !plan.rows_by_phase})
+          for (const bool prefetch : {plan.prefetch, !plan.prefetch}) {
+            if (by_phase != plan.rows_by_phase && !rows_matter) continue;
+            if (prefetch && !in_groups && (!in_planes || panel)) continue;
+            variant.run = run;
+            variant.ic_unroll = unroll;
+            variant.rows_by_phase = by_phase;
+            variant.prefetch = prefetch;
+            add_costed(variant);
+          }
+  }
+  return std::move(found_);
 }
 
 void Planner::add_channel_lanes() {
@@ -158,7 +228,8 @@ void Planner::add_channel_lanes() {
     plan.ic_unroll = choose_unroll(vectors);
     add(plan);
     for (const Phases phases : {Phases::one, Phases::all}) {
-      if (phases == Phases::one && problem_.layout == Layout::nchw) continue;
+      if (phases == Phases::one && problem_.layout == Layout::nchw && (!wide_ || stride == 1))
+        continue;
       if (phases == Phases::all && problem_.layout == Layout::nhwc && stride == 1) continue;
       const std::int64_t taps = static_taps(phases);
       if (taps > kMaxStaticTaps) continue;
@@ -220,13 +291,13 @@ int Planner::cached_run(const Plan& plan) const {
 }
 
 void Planner::add_space_lanes() {
-  const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 16);
+  const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), wide_ ? 32 : 16);
   for (const Phases phases : {Phases::all, Phases::one}) {
     if (phases == Phases::one && innermost_.stride == 1) continue;
     const std::int64_t phases_a_tile = phases == Phases::all ? innermost_.stride : 1;
     const std::int64_t taps = static_taps(phases);
     if (taps > kMaxStaticTaps) continue;
-    for (int vectors = 1; vectors <= 4; ++vectors)
+    for (int vectors = 1; vectors <= (wide_ ? 8 : 4); ++vectors)
       for (int channels = 1; channels <= oc; ++channels) {
         if (channels * vectors * phases_a_tile > target_.vector_registers - 3) break;
         Plan plan = base_;
@@ -257,7 +328,9 @@ void Planner::add_tile_rows(Plan plan, std::int64_t accumulators_a_row, double p
   const Axis axis = facts_.axes[1];
   constexpr std::int64_t kMostRows = 12;  // each is a stream of stores
   if (axis.kernel == 1 || axis.kernel > kMaxStaticTaps) return;
-  for (const int positions : {1, 2, 3, 4, 6, 8, 12}) {
+  for (int positions = 1; positions <= kMostRows; ++positions) {
+    const bool usual = 12 % positions == 0 || positions == 8;
+    if (!usual && !wide_) continue;
     const std::int64_t rows = positions * axis.stride;
     if (rows > kMostRows || rows * accumulators_a_row > target_.vector_registers - 3) break;
     if (rows == 1) continue;
@@ -289,8 +362,8 @@ void Planner::add_positions(Plan plan, std::int64_t registers_a_position,
 }
 
 void Planner::add_reduction_lanes() {
-  if (problem_.ic_per_group() < target_.lanes / 4) return;
-  const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), 8);
+  if (problem_.ic_per_group() < (wide_ ? 2 : target_.lanes / 4)) return;
+  const std::int64_t oc = std::min<std::int64_t>(problem_.oc_per_group(), wide_ ? 16 : 8);
   for (int channels = 1; channels <= oc; ++channels) {
     Plan plan = base_;
     plan.family = Family::reduction_lanes;
@@ -304,7 +377,7 @@ void Planner::add_reduction_lanes() {
 void Planner::add_group_lanes() {
   const int per_vector = groups_a_vector(problem_, target_.lanes);
   if (problem_.groups == 1 || per_vector < 2) return;
-  for (int vectors = 1; vectors <= 6; ++vectors) {
+  for (int vectors = 1; vectors <= (wide_ ? 12 : 6); ++vectors) {
     if (vectors > 1 && (vectors - 1) * per_vector >= problem_.groups) break;
     Plan plan = base_;
     plan.family = Family::group_lanes;
@@ -318,7 +391,8 @@ void Planner::add_group_lanes() {
 
 void Planner::add_tap_loops(Plan plan, int vectors) {
   plan.phases = Phases::one;
-  for (const int unroll : {4, 8}) {
+  for (const int unroll : {2, 4, 8, 16}) {
+    if (!wide_ && unroll != 4 && unroll != 8) continue;
     if (innermost_.kernel < 2 * unroll * innermost_.stride) break;
     plan.tap_unroll = unroll;
     for (plan.positions = 1; plan.positions * vectors <= target_.vector_registers - 2;
@@ -356,7 +430,7 @@ std::vector<int> Planner::tap_lanes_channels() const {
     const double wasted =
         1 - static_cast<double>(real) / static_cast<double>(vectors * target_.lanes);
     if (real > kMaxTapLanes) break;
-    if (wasted > least || (wasted == least && vectors > kFewVectors)) continue;
+    if (!wide_ && (wasted > least || (wasted == least && vectors > kFewVectors))) continue;
     least = wasted;
     result.push_back(channels);
   }
@@ -364,7 +438,8 @@ std::vector<int> Planner::tap_lanes_channels() const {
 }
 
 void Planner::add_tap_lanes() {
-  if (innermost_.stride < (problem_.layout == Layout::nchw ? kManyPhases : 2)) return;
+  const bool many_phases = problem_.layout == Layout::nchw && !wide_;
+  if (innermost_.stride < (many_phases ? kManyPhases : 2)) return;
   const std::int64_t rows = tap_row_count(make_phases(innermost_));
   if (rows > kMaxStaticTaps) return;
   const std::int64_t positions = innermost_.output / innermost_.stride + 2;
@@ -423,7 +498,8 @@ std::vector<Staging> other_orders(const Problem& problem) {
 }
 
 /// The ways to multiply the problem's types: candidates differ in products and conversion.
-std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
+std::vector<Plan> type_bases(const Problem& problem, const Target& target,
+                             Breadth breadth = Breadth::planned) {
   Plan base;
   base.lanes = target.lanes;
   std::vector<Plan> bases;
@@ -434,7 +510,9 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
     base.products = products;
     for (const bool convert : {false, true}) {
       // Where words of several channels can be made, they are worth more than float32.
-      if (convert && products == Products::f32 && has_dot && !problem.input_activation) continue;
+      if (breadth == Breadth::planned && convert && products == Products::f32 && has_dot &&
+          !problem.input_activation)
+        continue;
       base.convert = convert;
       const bool is_plain = products == Products::f32 && problem.dtype == DataType::f32;
       const bool panel = problem.input_activation && products == Products::f32 &&
@@ -450,6 +528,28 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
   return bases;
 }
 
+bool can_stage(const Problem& problem) {
+  return !problem.input_activation && problem.math_mode == MathMode::strict &&
+         (!problem.is_int8() || has_exact_sums(problem));
+}
+
+/// The orders that plans may compute in instead of the tensors' own.
+std::vector<Plan> staged_bases(const Problem& problem, const Target& target) {
+  std::vector<Plan> bases;
+  if (!can_stage(problem)) return bases;
+  for (const Staging& staging : other_orders(problem)) {
+    Plan staged;
+    staged.lanes = target.lanes;
+    staged.staging = staging;
+    if (keeps_order(compute_problem(problem, staged))) bases.push_back(staged);
+  }
+  return bases;
+}
+
+bool is_faster(const PlanReport::Candidate& a, const PlanReport::Candidate& b) {
+  return a.predicted_us < b.predicted_us;
+}
+
 /// All candidates, best first.
 std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const Target& target,
                                                    const PlanOptions& options) {
@@ -460,23 +560,12 @@ std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const
   };
   const std::vector<Plan> bases = type_bases(problem, target);
   for (const Plan& base : bases) add(base);
-  const auto is_faster = [](const auto& a, const auto& b) {
-    return a.predicted_us < b.predicted_us;
-  };
   const auto best = std::min_element(candidates.begin(), candidates.end(), is_faster);
   const double limit_us = roofline_cycles(problem, target) / kCyclesPerMicrosecond;
   const bool is_slow =
       best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us;
-  const bool can_stage = !problem.input_activation && problem.math_mode == MathMode::strict &&
-                         (!problem.is_int8() || has_exact_sums(problem));
-  if (is_slow && can_stage) {
-    for (const Staging& staging : other_orders(problem)) {
-      Plan staged;
-      staged.lanes = target.lanes;
-      staged.staging = staging;
-      if (keeps_order(compute_problem(problem, staged))) add(staged);
-    }
-  }
+  if (is_slow)
+    for (const Plan& base : staged_bases(problem, target)) add(base);
   std::stable_sort(candidates.begin(), candidates.end(), is_faster);
   return candidates;
 }
@@ -513,6 +602,53 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
     choice.report.rejected.push_back(candidates[i]);
   }
   return choice;
+}
+
+std::vector<PlanReport::Candidate> enumerate_plans(const Problem& user_problem,
+                                                   const Target& target, const PlanOptions& options,
+                                                   const SpaceLimits& limits) {
+  const Problem problem = with_canonical_layout(user_problem);
+  if (!check_lengths(problem).ok()) return {};
+  std::vector<Plan> bases = type_bases(problem, target, Breadth::wide);
+  for (const Plan& base : staged_bases(problem, target)) bases.push_back(base);
+  struct Tile {
+    PlanReport::Candidate candidate;
+    Planner* planner;
+  };
+  std::vector<std::unique_ptr<Planner>> planners;
+  std::vector<Tile> tiles;
+  for (const Plan& base : bases) {
+    planners.push_back(std::make_unique<Planner>(problem, target, options, base, Breadth::wide));
+    for (PlanReport::Candidate& candidate : planners.back()->candidates())
+      tiles.push_back({std::move(candidate), planners.back().get()});
+  }
+  std::stable_sort(tiles.begin(), tiles.end(), [](const Tile& a, const Tile& b) {
+    return is_faster(a.candidate, b.candidate);
+  });
+  std::vector<PlanReport::Candidate> plans;
+  std::set<std::string> seen;
+  const auto kind_of = [](const Plan& plan) {
+    return std::tuple(plan.family, plan.phases, plan.staging.used, plan.staging.layout,
+                      plan.staging.order, plan.products, plan.convert);
+  };
+  std::map<decltype(kind_of(Plan())), std::size_t> kinds;
+  for (const Tile& tile : tiles) {
+    const double slowest = limits.slowest * tiles.front().candidate.predicted_us;
+    if (tile.candidate.predicted_us > slowest || seen.size() >= 4 * limits.most_plans) break;
+    const std::size_t rank = static_cast<std::size_t>(&tile - tiles.data());
+    std::size_t& of_kind = kinds[kind_of(tile.candidate.plan)];
+    if (rank >= limits.most_tiles && of_kind >= limits.least_of_a_kind) continue;
+    ++of_kind;
+    for (PlanReport::Candidate& variant : tile.planner->variants(tile.candidate.plan)) {
+      if (variant.predicted_us <= slowest && seen.insert(variant.plan.to_text()).second)
+        plans.push_back(std::move(variant));
+    }
+  }
+  std::stable_sort(plans.begin(), plans.end(), is_faster);
+  if (options.strict)
+    std::erase_if(plans, [](const auto& candidate) { return candidate.useful_lanes < 0.25; });
+  if (plans.size() > limits.most_plans) plans.resize(limits.most_plans);
+  return plans;
 }
 
 }  // namespace convt

@@ -258,6 +258,28 @@ std::size_t hash_value(const Target& target) {
   return static_cast<std::size_t>(hash);
 }
 
+const std::string& host_processor() {
+  static const std::string name = [] {
+    constexpr unsigned kBrand = 0x80000002, kMostLeaves = 0x80000000;
+    std::string text;
+    for (unsigned leaf = kBrand; leaf < kBrand + 3 && cpuid(kMostLeaves).eax >= leaf; ++leaf) {
+      const Cpuid r = cpuid(leaf);
+      for (const unsigned word : {r.eax, r.ebx, r.ecx, r.edx})
+        for (unsigned byte = 0; byte < 4; ++byte)
+          text += static_cast<char>((word >> (8 * byte)) & 0xff);
+    }
+    text = text.c_str();  // up to the first zero
+    text.erase(0, text.find_first_not_of(' '));
+    text.erase(text.find_last_not_of(' ') + 1);
+    const unsigned id = cpuid(1).eax;
+    const unsigned base = (id >> 8) & 0xf, model = (id >> 4) & 0xf;
+    const unsigned family = base == 0xf ? base + ((id >> 20) & 0xff) : base;
+    return text + ", " + std::to_string(family) + "." +
+           std::to_string(model + ((id >> 12) & 0xf0)) + "." + std::to_string(id & 0xf);
+  }();
+  return name;
+}
+
 const Target& host_target() {
   static const Target target = detect();
   return target;

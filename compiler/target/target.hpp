@@ -35,6 +35,10 @@ std::size_t hash_value(const Target& target);
 /// left out where the instruction rounds otherwise than compiler/target/float_formats.hpp says.
 const Target& host_target();
 
+/// This machine's processor by name and stepping, "AMD EPYC 9575F, 26.2.1": what measurements are
+/// true for, together with the Target.
+const std::string& host_processor();
+
 /// A generic machine with that ISA and common cache sizes, without features beyond it.
 Target generic_target(Isa isa);
 

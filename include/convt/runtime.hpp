@@ -35,6 +35,10 @@ struct Options {
   /// chosen for (small images share their weights' loads).
   std::int64_t expected_batch = 1;
 
+  /// The model's plan, always: what tuning sessions have found is left aside. One version of convt
+  /// then gives the same bits on all machines of one Target.
+  bool reproducible = false;
+
   bool operator==(const Options&) const = default;
 };
 
@@ -48,6 +52,11 @@ struct RuntimeOptions {
   /// Predicted work, in microseconds, that is worth a thread of its own: a run uses at most
   /// predicted time / task_us threads. 0: split however small the layer is.
   double task_us = 10;
+  /// Plans that tuning sessions have found (tuning.hpp): a database, or a file of lines exported
+  /// from one. It is read when the Runtime is made. Empty: what the environment variable
+  /// CONVT_TUNING_DB names, if anything. A file that cannot be read, or a plan in it that is not
+  /// right for its layer, costs one line on stderr, and plans come from the model.
+  std::string tuning_db{};
   /// Keep machine code in files, for processes to come. They are in disk_cache_folder (an absolute
   /// path), or where that is empty in $CONVT_CACHE_DIR, else $XDG_CACHE_HOME/convt, else
   /// ~/.cache/convt. CONVT_CACHE=off in the environment overrules this.

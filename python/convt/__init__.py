@@ -16,14 +16,20 @@ from ._convt import (
     PackedWeights,
     PlanCandidate,
     Problem,
+    TunedLayer,
+    TuningResult,
     cache_clear,
     cache_statistics,
     compile,
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
+    export_tuned,
+    import_tuned,
+    tune,
 )
 from ._convt import version as __version__
+from .distributed import tune_distributed
 
 __all__ = [
     "CompileTimes",
@@ -32,6 +38,8 @@ __all__ = [
     "PackedWeights",
     "PlanCandidate",
     "Problem",
+    "TunedLayer",
+    "TuningResult",
     "__version__",
     "cache_clear",
     "cache_statistics",
@@ -39,4 +47,8 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "export_tuned",
+    "import_tuned",
+    "tune",
+    "tune_distributed",
 ]

@@ -12,6 +12,7 @@
 #include "python/src/dialects.hpp"
 #include "python/src/errors.hpp"
 #include "python/src/run.hpp"
+#include "python/src/tuning.hpp"
 
 namespace convt::python {
 namespace {
@@ -417,8 +418,9 @@ are packed for another plan; MemoryError.)");
   m.def(
       "compile",
       [](const Problem& problem, const std::string& backend, bool strict, const std::string& plan,
-         const std::string& isa, nb::handle expected_batch) {
+         const std::string& isa, nb::handle expected_batch, bool reproducible) {
         Options options;
+        options.reproducible = reproducible;
         if (backend == "xbyak") {
           options.backend = Backend::xbyak;
         } else if (backend == "llvm") {
@@ -436,9 +438,10 @@ are packed for another plan; MemoryError.)");
         return compile_problem(problem, options);
       },
       "problem"_a, nb::kw_only(), "backend"_a = "automatic", "strict"_a = false, "plan"_a = "",
-      "isa"_a = "", "expected_batch"_a.none() = 1,
+      "isa"_a = "", "expected_batch"_a.none() = 1, "reproducible"_a = false,
       nb::sig("def compile(problem: Problem, *, backend: str = 'automatic', strict: bool = False, "
-              "plan: str = '', isa: str = '', expected_batch: int = 1) -> Kernel"),
+              "plan: str = '', isa: str = '', expected_batch: int = 1, reproducible: bool = False) "
+              "-> Kernel"),
       R"(The kernel of a problem: a few hundred microseconds, or below one if the process has it yet.
 
 backend: "automatic" (machine code where that is possible, else an interpreter), "xbyak" or "llvm"
@@ -447,6 +450,7 @@ strict: refuse plans that waste more than three quarters of the lanes.
 plan: the plan to use, as info.plan says it; "": convt chooses.
 isa: a target by name ("avx2", "x86-64-v4", ...); "": this machine.
 expected_batch: images that most runs will have. Any batch may be run.
+reproducible: leave plans aside that tuning sessions have found (CONVT_TUNING_DB).
 
 The GIL is released meanwhile. Raises ValueError, NotImplementedError (no plan fits, or refused),
 MemoryError, RuntimeError (a defect of convt).)");
@@ -600,6 +604,7 @@ NB_MODULE(_convt, m) {
   bind_function<2>(m);
   bind_function<3>(m);
   bind_dialects(m);
+  bind_tuning(m);
   m.def("cache_statistics", &cache_statistics, nb::sig("def cache_statistics() -> dict[str, int]"),
         "Counters of the process-wide cache of kernels, and what it holds.");
   m.def(

@@ -1,4 +1,4 @@
-#include "tools/random.hpp"
+#include "measuring/random.hpp"
 
 #include <cmath>
 #include <vector>
@@ -6,7 +6,7 @@
 #include "compiler/problem/element.hpp"
 #include "compiler/problem/sample_parameters.hpp"
 
-namespace convt::tools {
+namespace convt::measuring {
 namespace {
 
 // splitmix64 of a counter: no state to carry, so element i depends on the seed and i only.
@@ -86,4 +86,4 @@ void fill_input_parameters(const Problem& problem, FloatBuffer& buffer, std::uin
       problem, [&] { return values[next++]; }, buffer.data());
 }
 
-}  // namespace convt::tools
+}  // namespace convt::measuring

@@ -5,10 +5,10 @@
 
 #include <convt/problem.hpp>
 
-#include "tools/element_buffer.hpp"
-#include "tools/float_buffer.hpp"
+#include "measuring/element_buffer.hpp"
+#include "measuring/float_buffer.hpp"
 
-namespace convt::tools {
+namespace convt::measuring {
 
 /// Fills with values uniform in [-1, 1); the same seed gives the same values on every machine.
 void fill_random(FloatBuffer& buffer, std::uint64_t seed);
@@ -19,4 +19,4 @@ void fill_random(ElementBuffer& buffer, std::uint64_t seed);
 void fill_parameters(const Problem& problem, FloatBuffer& buffer, std::uint64_t seed);
 void fill_input_parameters(const Problem& problem, FloatBuffer& buffer, std::uint64_t seed);
 
-}  // namespace convt::tools
+}  // namespace convt::measuring

@@ -8,9 +8,9 @@
 #include <convt/problem.hpp>
 
 #include "compiler/problem/element.hpp"
-#include "tools/float_buffer.hpp"
+#include "measuring/float_buffer.hpp"
 
-namespace convt::tools {
+namespace convt::measuring {
 
 class ElementBuffer {
  public:
@@ -43,4 +43,4 @@ class ElementBuffer {
   std::int64_t size_ = 0;
 };
 
-}  // namespace convt::tools
+}  // namespace convt::measuring

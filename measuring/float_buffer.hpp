@@ -7,7 +7,7 @@
 #include <memory>
 #include <new>
 
-namespace convt::tools {
+namespace convt::measuring {
 
 class FloatBuffer {
  public:
@@ -45,4 +45,4 @@ class FloatBuffer {
   std::int64_t size_ = 0;
 };
 
-}  // namespace convt::tools
+}  // namespace convt::measuring

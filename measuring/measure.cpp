@@ -1,10 +1,10 @@
-#include "tools/measure.hpp"
+#include "measuring/measure.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
-namespace convt::tools {
+namespace convt::measuring {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -64,4 +64,4 @@ double geometric_mean(const std::vector<double>& values) {
   return std::exp(sum / static_cast<double>(values.size()));
 }
 
-}  // namespace convt::tools
+}  // namespace convt::measuring

@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-namespace convt::tools {
+namespace convt::measuring {
 
 struct MeasureOptions {
   double min_time_ms = 250;
@@ -27,4 +27,4 @@ Timing measure(const std::function<void()>& run, const MeasureOptions& options);
 double median(std::vector<double> values);                 ///< 0 for none
 double geometric_mean(const std::vector<double>& values);  ///< 0 for none
 
-}  // namespace convt::tools
+}  // namespace convt::measuring
