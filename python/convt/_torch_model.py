@@ -6,7 +6,7 @@ The only module of the package that imports torch; convt.torch imports it when a
 import copy
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,26 @@ from . import _convt
 __all__ = ["ConvTranspose", "replace"]
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-_CONVOLUTIONS = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
-_NORMS = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+_CONVOLUTIONS: dict[type, int] = {
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
+_PARAMETERS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "output_padding",
+    "groups",
+    "dilation",
+    "padding_mode",
+)
+_NORMS: dict[type, int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+
+# RuntimeError unless true; unlike an `if` also where lengths are not known yet, in torch.export.
+_check: Any = torch._check
 
 
 # ---- The operator ----
@@ -65,7 +83,7 @@ def _array(tensor: torch.Tensor) -> Any:
     return tensor if tensor.dtype is torch.bfloat16 else tensor.numpy()
 
 
-def _floats(tensor: Optional[torch.Tensor]) -> Optional[np.ndarray]:
+def _floats(tensor: torch.Tensor | None) -> np.ndarray | None:
     if tensor is None:
         return None
     return tensor.detach().to(torch.float32).contiguous().numpy()
@@ -86,14 +104,14 @@ def _empty_result(
 ) -> torch.Tensor:
     """y without its values, in x's memory format. Checks shapes and types as PyTorch does."""
     rank = weight.dim() - 2
-    torch._check(
+    _check(
         x.dim() in (rank + 1, rank + 2),
         lambda: (
             f"Expected {rank + 1}D (unbatched) or {rank + 2}D (batched) input to "
             f"conv_transpose{rank}d, but got input of size: {list(x.shape)}"
         ),
     )
-    torch._check(
+    _check(
         x.dtype == weight.dtype and x.dtype in _DTYPES,
         lambda: (
             f"Input type ({x.dtype}) and weight type ({weight.dtype}) should be the same, "
@@ -101,7 +119,7 @@ def _empty_result(
         ),
     )
     channel_axis = x.dim() - rank - 1
-    torch._check(
+    _check(
         x.shape[channel_axis] == weight.shape[0],
         lambda: (
             f"weight of size {list(weight.shape)}: expected input{list(x.shape)} to have "
@@ -111,10 +129,10 @@ def _empty_result(
     lengths = []
     for a in range(rank):
         length = x.shape[channel_axis + 1 + a]
-        torch._check(length > 0, lambda: f"input of size {list(x.shape)}: no elements on an axis")
+        _check(length > 0, lambda: f"input of size {list(x.shape)}: no elements on an axis")
         full = (length - 1) * stride[a] + (weight.shape[2 + a] - 1) * dilation[a] + 1
         output = full - 2 * padding[a] + output_padding[a]
-        torch._check(output > 0, lambda: f"input of size {list(x.shape)}: output size is too small")
+        _check(output >= 0, lambda: f"input of size {list(x.shape)}: output size is too small")
         lengths.append(output)
     channels = weight.shape[1] * groups
     batch = list(x.shape[:channel_axis])
@@ -133,8 +151,8 @@ def _empty_result(
 def _conv_transpose(
     x: torch.Tensor,
     weight: torch.Tensor,
-    bias: Optional[torch.Tensor],
-    rows: Optional[torch.Tensor],
+    bias: torch.Tensor | None,
+    rows: torch.Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     output_padding: Sequence[int],
@@ -177,7 +195,9 @@ def _conv_transpose(
             dtype=_DTYPES[x.dtype],
             epilogue=epilogue or None,
         )
-        kernel = _convt.compile(problem, expected_batch=x.shape[0] if channel_axis else 1)
+        kernel = _convt.compile(
+            problem
+        )  # whatever batch comes first: results must not depend on it
         if len(kernels) >= 32:  # inputs of ever new lengths
             kernels.clear()
         made = kernels[arguments] = kernel, kernel.pack(_array(weight.contiguous()))
@@ -197,8 +217,8 @@ def _conv_transpose(
 def _(
     x: torch.Tensor,
     weight: torch.Tensor,
-    bias: Optional[torch.Tensor],
-    rows: Optional[torch.Tensor],
+    bias: torch.Tensor | None,
+    rows: torch.Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     output_padding: Sequence[int],
@@ -237,17 +257,17 @@ class ConvTranspose(nn.Module):
         self,
         module: nn.Module,
         epilogue: Sequence[str] = (),
-        rows: Optional[torch.Tensor] = None,
+        rows: torch.Tensor | None = None,
         batched: bool = False,
     ):
         super().__init__()
         conv: Any = module
         # Of the same memory: what changes the original or a tied weight changes this one.
         self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
-        self.bias: Optional[nn.Parameter] = None
+        self.bias: nn.Parameter | None = None
         if conv.bias is not None:
             self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
-        self.rows: Optional[torch.Tensor]
+        self.rows: torch.Tensor | None
         self.register_buffer("rows", rows)
         self.stride: list[int] = list(conv.stride)
         self.padding: list[int] = list(conv.padding)
@@ -258,7 +278,7 @@ class ConvTranspose(nn.Module):
         self.batched = batched
         self.train(False)
 
-    def forward(self, x: torch.Tensor, output_size: Optional[Sequence[int]] = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
         """y of x, (N, C, ...) or (C, ...). `output_size` as in torch.nn.ConvTranspose2d."""
         if self.training:
             raise RuntimeError("convt is for inference only: the model must be in eval mode")
@@ -269,7 +289,7 @@ class ConvTranspose(nn.Module):
         output_padding = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(x, output_size)
-        y: torch.Tensor = torch.ops.convt.conv_transpose(
+        y: torch.Tensor = torch.ops.convt.conv_transpose.default(
             x,
             self.weight,
             self.bias,
@@ -331,18 +351,27 @@ def _is_replaceable(module: nn.Module) -> bool:
     # type(): a class derived from PyTorch's, also one with parametrizations, may compute anything.
     if type(module) not in _CONVOLUTIONS or _has_hooks(module):
         return False
-    weight: Any = module.weight
+    m: Any = module
+    try:
+        _convt.torch_module(
+            _CONVOLUTIONS[type(m)],
+            {name: getattr(m, name) for name in _PARAMETERS}
+            | {"bias": m.bias is not None, "device": None, "dtype": None},
+        )
+    except (TypeError, ValueError, RuntimeError):
+        return False  # PyTorch checks some of them only at the call, and some not at all
+    weight: Any = m.weight
     return (
         type(weight) is nn.Parameter
         and weight.device.type == "cpu"
         and weight.layout is torch.strided
         and weight.dtype in _DTYPES
         and weight.numel() > 0
-        and (module.bias is None or type(module.bias) is nn.Parameter)
+        and (m.bias is None or type(m.bias) is nn.Parameter)
     )
 
 
-def _norm_rows(conv: nn.Module, norm: nn.Module) -> Optional[torch.Tensor]:
+def _norm_rows(conv: nn.Module, norm: nn.Module) -> torch.Tensor | None:
     """Scale and shift of a batch norm, (2, Cout); None if `norm` is not a fixed one of `conv`."""
     bn: Any = norm
     if _NORMS.get(type(bn)) != _CONVOLUTIONS[type(conv)] or bn.training or _has_hooks(bn):
@@ -360,7 +389,7 @@ def _norm_rows(conv: nn.Module, norm: nn.Module) -> Optional[torch.Tensor]:
     return torch.stack([scale, shift]).float()
 
 
-def _activation_step(module: nn.Module, channels: int) -> Optional[str]:
+def _activation_step(module: nn.Module, channels: int) -> str | None:
     """The step of an epilogue that is the same function, or None."""
     m: Any = module
     if _has_hooks(m):
