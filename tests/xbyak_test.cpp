@@ -1,6 +1,5 @@
 // The machine code of a Program does what the interpreter does, bit for bit.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -20,6 +19,7 @@
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/linear.hpp"
 #include "compiler/program/passes.hpp"
+#include "tests/executable.hpp"
 #include "tests/guarded_buffer.hpp"
 #include "tests/random_program.hpp"
 
@@ -27,11 +27,8 @@ namespace convt {
 namespace {
 
 using namespace program;
-
-bool have_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-}
+using test::Executable;
+using test::have_avx512;
 
 /// Whether this machine has what the Program uses beyond AVX-512's common part.
 bool have_features_for(const Program& program) {
@@ -46,30 +43,6 @@ bool have_features_for(const Program& program) {
   return (!bf16 || __builtin_cpu_supports("avx512bf16")) &&
          (!vnni || __builtin_cpu_supports("avx512vnni"));
 }
-
-/// Code in pages that are never writable and executable at once.
-class Executable {
- public:
-  explicit Executable(const Code& code) : code_(code) {
-    pages_ = ::mmap(nullptr, code.bytes.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                    -1, 0);
-    std::memcpy(pages_, code.bytes.data(), code.bytes.size());
-    ::mprotect(pages_, code.bytes.size(), PROT_READ | PROT_EXEC);
-  }
-  ~Executable() { ::munmap(pages_, code_.bytes.size()); }
-  Executable(const Executable&) = delete;
-  Executable& operator=(const Executable&) = delete;
-
-  void run(std::size_t stage, const Args& args, std::int64_t begin, std::int64_t end) const {
-    const auto entry = reinterpret_cast<StageEntry>(static_cast<std::uint8_t*>(pages_) +
-                                                    code_.stage_entries[stage]);
-    entry(&args, begin, end);
-  }
-
- private:
-  const Code& code_;
-  void* pages_;
-};
 
 /// Memory for one run, 64-byte aligned, filled with a pattern.
 class Memory {
