@@ -1,82 +1,88 @@
-"""The ONNX operator ConvTranspose: nodes of a model, run one by one. Needs the package onnx.
+"""The ONNX operator ConvTranspose: single nodes, and models whose ConvTranspose nodes convt runs.
 
-Attributes, their defaults and errors are those of docs/dialects.md.
+Attributes, their rules and errors are those of docs/dialects.md. Needs the package onnx. Layers of a
+model for the convt command: convt.onnx_layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+import onnx
+from onnx.backend.base import Backend, BackendRep
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from . import _convt
+from ._layer import Layer
 
-__all__ = ["run_node"]
+__all__ = [
+    "ConvtBackend",
+    "PreparedModel",
+    "prepare",
+    "run_model",
+    "run_node",
+    "supports_device",
+]
 
-_MODES = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
-_ATTRIBUTES = (
-    "auto_pad",
-    "dilations",
-    "group",
-    "kernel_shape",
-    "output_padding",
-    "output_shape",
-    "pads",
-    "strides",
-)
-_NEWEST_OPSET = 22
-
-
-def _lengths(attributes: dict[str, Any], name: str, count: int, default: int) -> list[int]:
-    values = attributes.get(name)
-    if values is None:
-        return [default] * count
-    if not isinstance(values, list) or not all(isinstance(v, int) for v in values):
-        raise TypeError(f"{name}: expected a list of integers, got {values!r}")
-    if len(values) != count:
-        raise ValueError(f"{name}: expected {count} values, got {values}")
-    if min(values) < default:
-        raise ValueError(f"{name}: {values}, expected at least {default}")
-    return values
+# Absent attributes count as these.
+_ATTRIBUTES: dict[str, Any] = {
+    "auto_pad": "NOTSET",
+    "dilations": None,
+    "group": 1,
+    "kernel_shape": None,
+    "output_padding": None,
+    "output_shape": None,
+    "pads": None,
+    "strides": None,
+}
 
 
-def _crop(
-    attributes: dict[str, Any], rank: int, opset: int, lengths: Sequence[int], full: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """Per axis: elements dropped at the begin of the full result, and y's length.
+def is_conv_transpose(node: onnx.NodeProto) -> bool:
+    return node.op_type == "ConvTranspose" and node.domain in ("", "ai.onnx")
 
-    lengths: the output of SAME. full: lengths of the result without output_padding.
-    """
-    mode = attributes.get("auto_pad", "NOTSET")
-    if mode not in _MODES:
-        raise ValueError(f"auto_pad: {mode!r}, expected one of {', '.join(_MODES)}")
-    extra = _lengths(attributes, "output_padding", rank, 0)
-    pads = _lengths(attributes, "pads", 2 * rank, 0)
-    if mode != "NOTSET" and any(pads):
-        raise ValueError(f"pads: {pads} with auto_pad {mode!r}, expected NOTSET")
-    wanted = list(lengths) if mode.startswith("SAME") else None
-    odd_first = mode != "SAME_UPPER"
-    if "output_shape" in attributes:
-        wanted = _lengths(attributes, "output_shape", rank, 1)
-        # The operator's first version says it the other way round than the later ones.
-        odd_first = odd_first if opset >= 11 else not odd_first
-    begins, outputs = [], []
-    for a in range(rank):
-        longest = full[a] + extra[a]
-        if wanted is None:
-            begins.append(pads[a])
-            outputs.append(longest - pads[a] - pads[rank + a])
-        else:
-            total = max(0, longest - wanted[a])
-            begins.append((total + odd_first) // 2)
-            outputs.append(wanted[a])
-    return begins, outputs
+
+def opset_of(imports: Mapping[str, int]) -> int:
+    """The version of ONNX' own operators, by the versions of all domains."""
+    return imports.get("", imports.get("ai.onnx", _convt.NEWEST_OPSET))
+
+
+def make_module(
+    node: onnx.NodeProto, weight_shape: Sequence[int], has_bias: bool, opset: int
+) -> _convt.Module:
+    """The layer of a ConvTranspose node. Raises as run_node() does."""
+    if not is_conv_transpose(node):
+        raise ValueError(f"node: {node.domain}.{node.op_type}, expected ConvTranspose")
+    attributes = {}
+    for attribute in node.attribute:
+        if attribute.name not in _ATTRIBUTES:
+            raise ValueError(f"{attribute.name}: no attribute of ConvTranspose")
+        value = onnx.helper.get_attribute_value(attribute)
+        attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    return _convt.onnx_module({**_ATTRIBUTES, **attributes}, tuple(weight_shape), has_bias, opset)
+
+
+class _Node(Layer):
+    """A node with its weights."""
+
+    def __init__(self, node: onnx.NodeProto, w: Any, b: Any, opset: int):
+        self._weight = np.asarray(w)
+        self._module = make_module(node, self._weight.shape, b is not None, opset)
+        self._packed = None
+        self._bias = None
+        if b is not None:
+            self.bias = b
 
 
 def run_node(
-    node: NodeProto, inputs: Sequence[Any], *, opset: int = _NEWEST_OPSET, threads: int = 0
+    node: onnx.NodeProto,
+    inputs: Sequence[Any],
+    *,
+    opset: int = _convt.NEWEST_OPSET,
+    threads: int = 0,
 ) -> tuple[np.ndarray]:
     """The outputs of a ConvTranspose node, one array in a tuple.
 
@@ -88,55 +94,80 @@ def run_node(
     Weights are packed at every call. Raises TypeError for types, ValueError for everything else
     that the operator does not allow, NotImplementedError beyond a limit of convt.
     """
-    if node.op_type != "ConvTranspose" or node.domain not in ("", "ai.onnx"):
-        raise ValueError(f"node: {node.domain}.{node.op_type}, expected ConvTranspose")
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    for name in attributes:
-        if name not in _ATTRIBUTES:
-            raise ValueError(f"{name}: no attribute of ConvTranspose")
-    if isinstance(attributes.get("auto_pad"), bytes):
-        attributes["auto_pad"] = attributes["auto_pad"].decode()
-    if not 2 <= len(inputs) <= 3:
+    if not 2 <= len(inputs) <= 3 or inputs[0] is None or inputs[1] is None:
         raise ValueError(f"inputs: {len(inputs)}, expected x, W and perhaps B")
-    x, w = (np.ascontiguousarray(array) for array in inputs[:2])
-    b = inputs[2] if len(inputs) > 2 else None
-    dtypes = ("float32", "float16") + (("bfloat16",) if opset >= 22 else ())
-    if x.dtype.name not in dtypes or w.dtype != x.dtype:
-        raise TypeError(f"x {x.dtype}, W {w.dtype}: expected both of {', '.join(dtypes)}")
-    rank = w.ndim - 2
-    if not 1 <= rank <= 3 or x.ndim != w.ndim or x.shape[1] != w.shape[0]:
-        raise ValueError(f"x {x.shape}, W {w.shape}: expected (N, C, I...) and (C, M/group, K...)")
-    kernel = list(w.shape[2:])
-    if _lengths(attributes, "kernel_shape", rank, 1) != kernel and "kernel_shape" in attributes:
-        raise ValueError(f"kernel_shape: {attributes['kernel_shape']}, expected W's, {kernel}")
-    stride = _lengths(attributes, "strides", rank, 1)
-    dilation = _lengths(attributes, "dilations", rank, 1)
-    for a, extra in enumerate(_lengths(attributes, "output_padding", rank, 0)):
-        if extra >= max(stride[a], dilation[a]):
-            raise ValueError(
-                f"output_padding: {extra} on axis {a}, expected less than the stride or the dilation"
-            )
-    group = attributes.get("group", 1)
-    if group < 1 or w.shape[0] % group:
-        raise ValueError(f"group: {group}, expected a divisor of {w.shape[0]}")
-    same = [x.shape[2 + a] * stride[a] for a in range(rank)]
-    full = [
-        (x.shape[2 + a] - 1) * stride[a] + (kernel[a] - 1) * dilation[a] + 1 for a in range(rank)
-    ]
-    crop_begin, output = _crop(attributes, rank, opset, same, full)
-    problem = _convt.Problem(
-        in_channels=x.shape[1],
-        out_channels=w.shape[1] * group,
-        input=x.shape[2:],
-        kernel=kernel,
-        stride=stride,
-        groups=group,
-        dilation=dilation,
-        crop_begin=crop_begin,
-        output=output,
-        bias=b is not None,
-        dtype=x.dtype.name,
-    )
-    compiled = _convt.compile(problem)
-    bias = None if b is None else np.ascontiguousarray(b, np.float32)
-    return (compiled.run(x, compiled.pack(w), bias, threads=threads),)
+    layer = _Node(node, inputs[1], inputs[2] if len(inputs) > 2 else None, opset)
+    layer.threads = threads
+    return (layer(inputs[0]),)
+
+
+class ConvTranspose(OpRun):
+    """The operator, for onnx's reference evaluator, which finds it by the class' name."""
+
+    def _run(self, *inputs: Any, **_attributes: Any) -> tuple[np.ndarray]:
+        node: onnx.NodeProto = self.onnx_node
+        return run_node(node, inputs, opset=opset_of(self.run_params["opsets"]))
+
+
+class PreparedModel(BackendRep):
+    """A model whose ConvTranspose nodes run in convt, all others in onnx's reference evaluator."""
+
+    def __init__(self, model: onnx.ModelProto):
+        self._evaluator = ReferenceEvaluator(model, new_ops=[ConvTranspose])
+
+    def run(self, inputs: Any, **_kwargs: Any) -> tuple[Any, ...]:
+        """The model's outputs. inputs: a mapping by name, or the arrays in the model's order; a
+        single array for a model of one input."""
+        if not isinstance(inputs, Mapping):
+            if isinstance(inputs, np.ndarray):
+                inputs = [inputs]
+            inputs = dict(zip(self._evaluator.input_names, inputs, strict=False))
+        outputs = self._evaluator.run(None, dict(inputs))
+        return tuple(outputs)  # type: ignore[arg-type]
+
+
+class ConvtBackend(Backend):
+    """The interface that onnx has for backends (onnx.backend.base.Backend), on the CPU."""
+
+    @classmethod
+    def is_compatible(cls, model: Any, device: str = "CPU", **_kwargs: Any) -> bool:
+        """Whether convt alone can run the model: all its nodes are ConvTranspose."""
+        return cls.supports_device(device) and all(map(is_conv_transpose, model.graph.node))
+
+    @classmethod
+    def prepare(
+        cls, model: onnx.ModelProto | str | os.PathLike[str], device: str = "CPU", **_kwargs: Any
+    ) -> PreparedModel:
+        """The model, ready to run. Any operator that onnx's reference evaluator has will do, at its
+        speed: this is for checking results, not for speed."""
+        if not cls.supports_device(device):
+            raise ValueError(f"device: {device!r}, expected 'CPU'")
+        if not isinstance(model, onnx.ModelProto):
+            model = onnx.load(model)
+        return PreparedModel(model)
+
+    @classmethod
+    def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **_kwargs: Any) -> tuple[Any]:
+        return cls.prepare(model, device).run(inputs)
+
+    @classmethod
+    def run_node(
+        cls,
+        node: onnx.NodeProto,
+        inputs: Any,
+        device: str = "CPU",
+        outputs_info: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        if not cls.supports_device(device):
+            raise ValueError(f"device: {device!r}, expected 'CPU'")
+        return run_node(node, inputs, opset=kwargs.get("opset_version", _convt.NEWEST_OPSET))
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        return device.partition(":")[0].upper() == "CPU"
+
+
+prepare = ConvtBackend.prepare
+run_model = ConvtBackend.run_model
+supports_device = ConvtBackend.supports_device
