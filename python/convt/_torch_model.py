@@ -4,13 +4,15 @@ The only module of the package that imports torch; convt.torch imports it when a
 """
 
 import copy
+import inspect
+import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from . import _convt
 
@@ -334,7 +336,7 @@ class ConvTranspose(nn.Module):
         return text + (f", epilogue={self.epilogue!r}" if self.epilogue else "")
 
 
-# ---- Replacing ----
+# ---- What can be replaced and fused ----
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -456,11 +458,109 @@ def _fused(conv: nn.Module, following: Sequence[nn.Module]) -> tuple[ConvTranspo
     return ConvTranspose(conv, steps, torch.cat(rows) if rows else None, batched), taken
 
 
-def _distinct_children(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
-    for child in module._modules.values():
-        if child is not None and id(child) not in seen:
-            seen.add(id(child))
-            yield child
+# ---- What follows what ----
+
+
+class _Children(fx.Tracer):
+    """Follows a module's forward() through its children, not into them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def _trace(module: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph | None:
+    """The calls that forward() makes, unless they depend on values."""
+    # forward() may keep what it sees, which while it is traced is nothing to keep.
+    kept = module.__dict__.copy()
+    parts = [(part, kept[part].copy()) for part in ("_modules", "_buffers", "_parameters")]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _Children().trace(module, concrete)
+    except Exception:
+        return None
+    finally:
+        module.__dict__.clear()
+        module.__dict__.update(kept)
+        for part, content in parts:
+            kept[part].clear()
+            kept[part].update(content)
+
+
+def _traced_chains(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For each child that forward() calls once: the children that its result alone goes to, one
+    after the other. Children by their names below `module`."""
+    optional = {
+        name: parameter.default
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    # "x is None" is decided without a value: both ways have to agree.
+    found: dict[str, tuple[str, ...]] | None = None
+    for concrete in (None, optional) if optional else (None,):
+        graph = _trace(module, concrete)
+        if graph is None:
+            return {}
+        calls: dict[str, list[fx.Node]] = {}
+        for node in graph.nodes:
+            if node.op == "call_module":
+                calls.setdefault(node.target, []).append(node)
+        chains = {}
+        for name, (node, *more) in calls.items():
+            chain: list[str] = []
+            while not more and len(chain) < 2 and len(node.users) == 1:
+                (user,) = node.users
+                if user.op != "call_module" or len(calls[user.target]) > 1:
+                    break
+                if user.args != (node,) or user.kwargs:
+                    break
+                chain.append(user.target)
+                node = user
+            chains[name] = tuple(chain)
+        if found is not None:
+            chains = {name: chain for name, chain in chains.items() if found.get(name) == chain}
+        found = chains
+    return found or {}
+
+
+_Place = tuple[nn.Module, str]
+"""A module that has another one, under this name."""
+
+
+def _following(parent: nn.Module, fuse: bool) -> dict[str, list[_Place]]:
+    """For each replaceable child of `parent`: where the modules stand that follow it.
+
+    Children of lists and dictionaries of modules count as the parent's, by their dotted names.
+    """
+    convolutions: dict[str, list[_Place]] = {}
+    places: dict[str, _Place] = {}
+    pending = [("", parent)]
+    while pending:
+        prefix, owner = pending.pop()
+        for name, child in owner._modules.items():
+            if child is None:
+                continue
+            places[prefix + name] = owner, name
+            if type(child) in (nn.ModuleList, nn.ModuleDict):
+                pending.append((f"{prefix}{name}.", child))
+            elif _is_replaceable(child):
+                convolutions[prefix + name] = []
+    if not convolutions or not fuse:
+        return convolutions
+    if type(parent).forward is nn.Sequential.forward:
+        names = list(parent._modules)
+        chains = {name: tuple(names[i + 1 : i + 3]) for i, name in enumerate(names)}
+    else:
+        chains = _traced_chains(parent)
+    for name, following in convolutions.items():
+        for successor in chains.get(name, ()):
+            if successor not in places:
+                break
+            following.append(places[successor])
+    return convolutions
+
+
+# ---- Replacing ----
 
 
 def replace(model: nn.Module, *, inplace: bool, fuse: bool) -> nn.Module:
@@ -475,32 +575,20 @@ def replace(model: nn.Module, *, inplace: bool, fuse: bool) -> nn.Module:
     made: dict[tuple[int, ...], tuple[ConvTranspose, int]] = {}
     keep: list[nn.Module] = []  # ids are unique only among the living
 
-    def visit(parent: nn.Module) -> None:
-        names = list(parent._modules)
-        sequence = fuse and type(parent).forward is nn.Sequential.forward
-        for position, name in enumerate(names):
-            child = parent._modules[name]
-            if child is None or not _is_replaceable(child):
-                continue
-            following: list[nn.Module] = []
-            for next_name in names[position + 1 : position + 3] if sequence else ():
-                successor = parent._modules[next_name]
-                if successor is None:
-                    break
-                following.append(successor)
+    for parent in list(model.modules()):
+        if type(parent) in (nn.ModuleList, nn.ModuleDict) and parent is not model:
+            continue  # what calls their children is the module that has them
+        for path, places in _following(parent, fuse).items():
+            owner = parent.get_submodule(path.rpartition(".")[0])
+            name = path.rpartition(".")[2]
+            child = owner.get_submodule(name)
+            following = [place.get_submodule(successor) for place, successor in places]
             key = (id(child), *map(id, following))
             if key not in made:
                 keep.extend([child, *following])
                 made[key] = _fused(child, following)
-            parent._modules[name], taken = made[key]
+            owner._modules[name], taken = made[key]
             # Indices and names of what comes after stay what they are.
-            for next_name in names[position + 1 : position + 1 + taken]:
-                parent._modules[next_name] = nn.Identity()
-
-    seen = {id(model)}
-    pending = [model]
-    while pending:
-        parent = pending.pop()
-        visit(parent)
-        pending.extend(_distinct_children(parent, seen))
+            for place, successor in places[:taken]:
+                place._modules[successor] = nn.Identity()
     return model

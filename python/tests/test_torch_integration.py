@@ -377,6 +377,74 @@ def test_fused(activation, rank, norm):
     assert_as_torch(apart, model, x)
 
 
+class Block(nn.Module):
+    """Parts that forward() puts together: `order` names what follows the convolution."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.up = conv()
+        self.norm = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU()
+        self.order = order
+
+    def forward(self, x, skip=None):
+        return self.order(self, self.up(x), skip)
+
+
+class Stages(nn.Module):
+    """Convolutions in a list, as vocoders have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.ups = nn.ModuleList(nn.ConvTranspose1d(4, 4, 4, 2, 1) for _ in range(3))
+        self.relus = nn.ModuleList(nn.LeakyReLU(0.1) for _ in range(3))
+        self.seen = None
+
+    def forward(self, x):
+        for up, relu in zip(self.ups, self.relus):
+            x = relu(up(x))
+        self.seen = x
+        return x
+
+
+@pytest.mark.parametrize(
+    "order, epilogue",
+    [
+        (lambda m, y, skip: m.relu(m.norm(y)), "scale_shift,relu"),
+        (lambda m, y, skip: m.norm(y), "scale_shift"),
+        (lambda m, y, skip: m.relu(y), "relu"),
+        (lambda m, y, skip: m.norm(m.relu(y)), "relu"),
+        (lambda m, y, skip: torch.relu(m.norm(y)), "scale_shift"),
+        (lambda m, y, skip: m.relu(m.norm(y)) + y, ""),  # y is wanted twice
+        (lambda m, y, skip: m.relu(m.relu(m.norm(y)) - 1), "scale_shift"),  # and so is the relu
+        (lambda m, y, skip: m.relu(y if y.sum() > 0 else -y), ""),  # not to be traced
+        (lambda m, y, skip: m.relu(y if skip is None else y + skip), ""),  # either way
+        (lambda m, y, skip: m.relu(y if skip is not None else -y), ""),
+        (lambda m, y, skip: m.relu(y) if skip is None else m.relu(y) + skip, "relu"),
+    ],
+)
+def test_found_by_tracing(order, epilogue):
+    torch.manual_seed(4)
+    model = randomise(Block(order))
+    replaced = convt.torch.replace(model)
+    assert type(replaced) is Block
+    assert replaced.up.epilogue == epilogue
+    x = torch.randn(2, 4, 5, 5)
+    assert_as_torch(replaced, model, x)
+    assert_as_torch(replaced, model, x, torch.randn(2, 6, 7, 7))
+    assert convt.torch.replace(model, fuse=False).up.epilogue == ""
+
+
+def test_found_in_lists():
+    torch.manual_seed(5)
+    model = Stages().eval()
+    replaced = convt.torch.replace(model)
+    assert replaced.seen is None
+    assert [type(m).__name__ for m in replaced.relus] == ["Identity"] * 3
+    assert [m.epilogue for m in replaced.ups] == ["leaky_relu:0.1"] * 3
+    assert_as_torch(replaced, model, torch.randn(2, 4, 9))
+
+
 class Doubled(nn.ConvTranspose2d):
     def forward(self, x, output_size=None):
         return 2 * super().forward(x, output_size)
