@@ -126,6 +126,9 @@ class Layer:
             y = np.moveaxis(y, -1, channels)
         return y.reshape(shape) if y.shape != shape else y
 
+    def forward(self, x: Any) -> np.ndarray:
+        return self._run(x)
+
     def __call__(self, x: Any) -> np.ndarray:
         return self._run(x)
 
