@@ -3,13 +3,14 @@
 #   tools/python.sh [--with-torch] [arguments of pytest]
 #   tools/python.sh [--with-torch] --setup
 #                   only the virtual environment, build/python, and what it needs from PyPI
-# --with-torch installs PyTorch, too, without which its tests are skipped.
+# --with-torch installs PyTorch and ONNX Runtime, too, without which their tests are skipped.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 requirements=("nanobind>=2.9" "scikit-build-core>=0.11" "numpy>=1.23" "pytest>=7"
-  "ml_dtypes>=0.3")
-torch="torch==2.13.0"  # the version that the tests were written against
+  "ml_dtypes>=0.3" "onnx>=1.16")
+# PyTorch: the version that the tests were written against.
+more=("torch==2.13.0" "onnxruntime>=1.20")
 
 with_torch=0
 if [[ ${1-} == --with-torch ]]; then
@@ -35,10 +36,10 @@ if [[ $(cat "$venv/requirements.txt" 2> /dev/null) != "$wanted" ]]; then
   fi
   printf '%s\n' "$wanted" > "$venv/requirements.txt"
 fi
-# Not among the requirements: once there, it stays for runs without the option.
-if ((with_torch)) && ! "$venv/bin/python" -c 'import torch' 2> /dev/null; then
-  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check "$torch"; then
-    echo "python.sh: pip could not install $torch (see above); is PyPI in reach?" >&2
+# Not among the requirements: once there, they stay for runs without the option.
+if ((with_torch)) && ! "$venv/bin/python" -c 'import torch, onnxruntime' 2> /dev/null; then
+  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check "${more[@]}"; then
+    echo "python.sh: pip could not install ${more[*]} (see above); is PyPI in reach?" >&2
     exit 1
   fi
 fi

@@ -5,7 +5,7 @@
 #   tools/test.sh --full        besides both, all tests under ASan + UBSan, and every element of
 #                               every real layer and every float32 of every activation instead of
 #                               a sample
-#   tools/test.sh --with-torch  besides, PyTorch in build/python and the tests that need it
+#   tools/test.sh --with-torch  besides, PyTorch and ONNX Runtime in build/python and their tests
 set -uo pipefail
 
 # Tests worth a sanitizer's time: those that move memory by hand ...

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 
-def _dim(text: str) -> tuple[str, int]:
+def dimension(text: str) -> tuple[str, int]:
     name, _, value = text.rpartition("=")
     if not name or not value.isdecimal() or int(value) < 1:
         raise argparse.ArgumentTypeError(f"'{text}', expected NAME=LENGTH")
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dim",
         action="append",
         default=[],
-        type=_dim,
+        type=dimension,
         metavar="NAME=LENGTH",
         help="a length that the model leaves open, by its name or as input:axis; may be repeated",
     )

@@ -27,6 +27,11 @@ def dtype_name(dtype: object) -> str | None:
     return str(name).rpartition(".")[2]
 
 
+def parameters_of(names: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a class, of the locals() that its constructor begins with."""
+    return {n: v for n, v in names.items() if n not in ("self", "seed", "__class__")}
+
+
 class Layer:
     """A transposed convolution with weights, as a framework's class describes it.
 

@@ -216,19 +216,8 @@ def _conv_transpose(
 
 
 @_conv_transpose.register_fake
-def _(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    rows: torch.Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    output_padding: Sequence[int],
-    groups: int,
-    dilation: Sequence[int],
-    epilogue: str,
-) -> torch.Tensor:
-    return _empty_result(x, weight, stride, padding, output_padding, groups, dilation)
+def _(x: torch.Tensor, weight: torch.Tensor, bias: Any, rows: Any, *numbers: Any) -> torch.Tensor:
+    return _empty_result(x, weight, *numbers[:-1])
 
 
 def _no_gradients(ctx: Any, *gradients: Any) -> Any:

@@ -58,7 +58,7 @@ def extract(
     for tensor in model.graph.initializer:
         if external_data_helper.uses_external_data(tensor) and np.prod(tensor.dims) < _SMALL_TENSOR:
             external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-    _set_dims(model, dict(dims or {}))
+    set_dims(model, dict(dims or {}))
     if model.functions:
         model = inliner.inline_local_functions(model)
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -97,7 +97,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[_Dim] | None:
     ]
 
 
-def _set_dims(model: onnx.ModelProto, dims: dict[str, int]) -> None:
+def set_dims(model: onnx.ModelProto, dims: dict[str, int]) -> None:
     if not dims:
         return
     unused = set(dims)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _convt
-from ._layer import Layer, dtype_name
+from ._layer import Layer, dtype_name, parameters_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,20 +47,8 @@ class _ConvTranspose(Layer):
         seed: int | None = None,
     ):
         dtype = dtype_name(dtype)
-        parameters = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "kernel_size": kernel_size,
-            "stride": stride,
-            "padding": padding,
-            "output_padding": output_padding,
-            "groups": groups,
-            "bias": bias,
-            "dilation": dilation,
-            "padding_mode": padding_mode,
-            "device": None if device is None else str(device),
-            "dtype": dtype,
-        }
+        device = None if device is None else str(device)
+        parameters = parameters_of(locals())
         super().__init__(_convt.torch_module(self._rank, parameters), dtype, seed)
 
     def forward(self, x: Any, output_size: Any = None) -> np.ndarray:

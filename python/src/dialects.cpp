@@ -113,35 +113,37 @@ class Parameters {
   nb::dict values_;
 };
 
+/// What PyTorch and MegEngine call by the same names.
+template <class Class>
+Class common_parameters(const Parameters& p) {
+  Class c;
+  c.in_channels = p.integer("in_channels");
+  c.out_channels = p.integer("out_channels");
+  c.kernel_size = p.lengths("kernel_size");
+  c.stride = p.lengths("stride");
+  c.padding = p.lengths("padding");
+  c.output_padding = p.lengths("output_padding");
+  c.groups = p.integer("groups");
+  c.bias = p.boolean("bias");
+  c.dilation = p.lengths("dilation");
+  return c;
+}
+
 template <class Class>
 Module torch_module(const Parameters& p) {
-  return unwrap(make_module(Class{.in_channels = p.integer("in_channels"),
-                                  .out_channels = p.integer("out_channels"),
-                                  .kernel_size = p.lengths("kernel_size"),
-                                  .stride = p.lengths("stride"),
-                                  .padding = p.lengths("padding"),
-                                  .output_padding = p.lengths("output_padding"),
-                                  .groups = p.integer("groups"),
-                                  .bias = p.boolean("bias"),
-                                  .dilation = p.lengths("dilation"),
-                                  .padding_mode = p.text("padding_mode"),
-                                  .device = p.text("device"),
-                                  .dtype = p.dtype("dtype")}));
+  auto c = common_parameters<Class>(p);
+  c.padding_mode = p.text("padding_mode");
+  c.device = p.text("device");
+  c.dtype = p.dtype("dtype");
+  return unwrap(make_module(c));
 }
 
 template <class Class>
 Module megengine_module(const Parameters& p) {
-  return unwrap(make_module(Class{.in_channels = p.integer("in_channels"),
-                                  .out_channels = p.integer("out_channels"),
-                                  .kernel_size = p.lengths("kernel_size"),
-                                  .stride = p.lengths("stride"),
-                                  .padding = p.lengths("padding"),
-                                  .output_padding = p.lengths("output_padding"),
-                                  .dilation = p.lengths("dilation"),
-                                  .groups = p.integer("groups"),
-                                  .bias = p.boolean("bias"),
-                                  .conv_mode = p.text("conv_mode"),
-                                  .compute_mode = p.text("compute_mode")}));
+  auto c = common_parameters<Class>(p);
+  c.conv_mode = p.text("conv_mode");
+  c.compute_mode = p.text("compute_mode");
+  return unwrap(make_module(c));
 }
 
 template <class Class>
