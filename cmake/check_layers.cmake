@@ -19,7 +19,7 @@ set(layers
   "aot:compiler|runtime"
   "measuring:compiler/problem"
   "tuning:compiler/target|compiler/problem|compiler/plan|database|measuring"
-  "python/src:"
+  "python/src:compiler/problem|dialects"
   "dialects:compiler/problem"
   "tools:compiler|runtime|dialects|database|measuring|aot"
   "bench:compiler|runtime|dialects|measuring|tools|aot"

@@ -171,9 +171,10 @@ class Fields {
 
 // ---- the parameters of each class ---------------------------------------------------------------
 
-template <int Rank>
-torch::ConvTranspose<Rank> read_torch(Fields* fields) {
-  torch::ConvTranspose<Rank> p;
+/// What PyTorch and MegEngine call by the same names.
+template <class Parameters>
+Parameters read_module(Fields* fields) {
+  Parameters p;
   fields->need("in_channels", &p.in_channels);
   fields->need("out_channels", &p.out_channels);
   fields->need("kernel_size", &p.kernel_size);
@@ -183,6 +184,12 @@ torch::ConvTranspose<Rank> read_torch(Fields* fields) {
   fields->get("groups", &p.groups);
   fields->get("bias", &p.bias);
   fields->get("dilation", &p.dilation);
+  return p;
+}
+
+template <int Rank>
+torch::ConvTranspose<Rank> read_torch(Fields* fields) {
+  auto p = read_module<torch::ConvTranspose<Rank>>(fields);
   fields->get("padding_mode", &p.padding_mode);
   fields->get("device", &p.device);
   return p;
@@ -190,16 +197,7 @@ torch::ConvTranspose<Rank> read_torch(Fields* fields) {
 
 template <int Rank>
 megengine::ConvTranspose<Rank> read_megengine(Fields* fields) {
-  megengine::ConvTranspose<Rank> p;
-  fields->need("in_channels", &p.in_channels);
-  fields->need("out_channels", &p.out_channels);
-  fields->need("kernel_size", &p.kernel_size);
-  fields->get("stride", &p.stride);
-  fields->get("padding", &p.padding);
-  fields->get("output_padding", &p.output_padding);
-  fields->get("dilation", &p.dilation);
-  fields->get("groups", &p.groups);
-  fields->get("bias", &p.bias);
+  auto p = read_module<megengine::ConvTranspose<Rank>>(fields);
   fields->get("conv_mode", &p.conv_mode);
   fields->get("compute_mode", &p.compute_mode);
   return p;

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <convt/version.hpp>
 
+#include "compiler/problem/tensor_shapes.hpp"
 #include "compiler/target/target.hpp"
 #include "measuring/measure.hpp"
 #include "tools/commands.hpp"

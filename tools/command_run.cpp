@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "compiler/problem/tensor_shapes.hpp"
 #include "tools/commands.hpp"
 #include "tools/layer_run.hpp"
 #include "tools/npy.hpp"

@@ -65,9 +65,4 @@ std::string display_name(const Layer& layer);
 /// An error of this layer: the message begins with the layer's name.
 Error in_layer(const Layer& layer, const Error& error);
 
-/// x's (y's) shape of a layer, in its layout.
-std::vector<std::int64_t> src_shape(const Problem& problem, std::int64_t batch);
-std::vector<std::int64_t> dst_shape(const Problem& problem, std::int64_t batch);
-std::vector<std::int64_t> weights_shape(const Problem& problem);
-
 }  // namespace convt::tools

@@ -47,6 +47,9 @@ int dispatch(int argc, char** argv) {
 #endif
   };
   if (argc < 2) return fail(fmt::format("a command is needed\n{}", kSeeHelp));
+  if (argv[1] == std::string_view("layers")) {  // reading models is left to the package onnx
+    return fail("'layers' is a command of the Python package: python3 -m convt layers model.onnx");
+  }
   if (is_unknown_command(commands, argv[1])) {
     return fail(fmt::format("there is no command '{}'\n{}", argv[1], kSeeHelp));
   }

@@ -1,12 +1,22 @@
 #!/usr/bin/env bash
 # Builds the Python package next to the C++ libraries of build/release and runs its tests.
-#   tools/python.sh [arguments of pytest]
-#   tools/python.sh --setup    only the virtual environment, build/python, and what it needs from PyPI
+#   tools/python.sh [--with-torch] [arguments of pytest]
+#   tools/python.sh [--with-torch] --setup
+#                   only the virtual environment, build/python, and what it needs from PyPI
+# --with-torch installs PyTorch and ONNX Runtime, too, without which their tests are skipped.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 requirements=("nanobind>=2.9" "scikit-build-core>=0.11" "numpy>=1.23" "pytest>=7"
-  "ml_dtypes>=0.3")
+  "ml_dtypes>=0.3" "onnx>=1.16")
+# PyTorch: the version that the tests were written against.
+more=("torch==2.13.0" "onnxruntime>=1.20")
+
+with_torch=0
+if [[ ${1-} == --with-torch ]]; then
+  with_torch=1
+  shift
+fi
 
 # Debian's own where there are any: others first in PATH may be shims.
 python=/usr/bin/python3 cmake=/usr/bin/cmake make_program=()
@@ -26,6 +36,13 @@ if [[ $(cat "$venv/requirements.txt" 2> /dev/null) != "$wanted" ]]; then
   fi
   printf '%s\n' "$wanted" > "$venv/requirements.txt"
 fi
+# Not among the requirements: once there, they stay for runs without the option.
+if ((with_torch)) && ! "$venv/bin/python" -c 'import torch, onnxruntime' 2> /dev/null; then
+  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check "${more[@]}"; then
+    echo "python.sh: pip could not install ${more[*]} (see above); is PyPI in reach?" >&2
+    exit 1
+  fi
+fi
 [[ ${1-} == --setup ]] && exit
 
 "$cmake" --preset release "${make_program[@]}" -DCONVT_PYTHON=ON \
@@ -34,4 +51,4 @@ fi
   exit 1
 }
 "$cmake" --build build/release -j "$(nproc)" --target convt_python_package
-PYTHONPATH=$PWD/build/release/python exec "$venv/bin/python" -m pytest -q "$@"
+PYTHONPATH=$PWD/build/release/python exec "$venv/bin/python" -m pytest -q -rs "$@"

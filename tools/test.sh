@@ -5,6 +5,7 @@
 #   tools/test.sh --full        besides both, all tests under ASan + UBSan, and every element of
 #                               every real layer and every float32 of every activation instead of
 #                               a sample
+#   tools/test.sh --with-torch  besides, PyTorch and ONNX Runtime in build/python and their tests
 set -uo pipefail
 
 # Tests worth a sanitizer's time: those that move memory by hand ...
@@ -14,12 +15,14 @@ tsan_tests=(runtime_test threads_test cache_test)
 
 full=0
 sanitizers=0
+python_options=()
 for argument in "$@"; do
   case $argument in
     --full) full=1 sanitizers=1 ;;
     --sanitizers) sanitizers=1 ;;
+    --with-torch) python_options=(--with-torch) ;;
     -h | --help)
-      sed -n '2,7s/^# \{0,1\}//p' "$0"
+      sed -n '2,8s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     *)
@@ -127,7 +130,7 @@ else
   printf '\n== real layers: SKIPPED, no %s or no %s\n' "$convt" "$layers"
 fi
 
-step "Python package" tools/python.sh
+step "Python package" tools/python.sh "${python_options[@]}"
 
 if ((full)); then
   step "build asan-ubsan" build asan-ubsan && step "tests under asan-ubsan" run_tests asan-ubsan

@@ -27,6 +27,11 @@ def dtype_name(dtype: object) -> str | None:
     return str(name).rpartition(".")[2]
 
 
+def parameters_of(names: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a class, of the locals() that its constructor begins with."""
+    return {n: v for n, v in names.items() if n not in ("self", "seed", "__class__")}
+
+
 class Layer:
     """A transposed convolution with weights, as a framework's class describes it.
 
@@ -125,6 +130,9 @@ class Layer:
         if last_in_memory:
             y = np.moveaxis(y, -1, channels)
         return y.reshape(shape) if y.shape != shape else y
+
+    def forward(self, x: Any) -> np.ndarray:
+        return self._run(x)
 
     def __call__(self, x: Any) -> np.ndarray:
         return self._run(x)

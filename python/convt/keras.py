@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _convt
-from ._layer import Layer
+from ._layer import Layer, parameters_of
 
 __all__ = ["Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"]
 
@@ -91,22 +91,7 @@ class Conv1DTranspose(_ConvTranspose):
         *,
         seed: int | None = None,
     ):
-        self._describe(
-            {
-                "filters": filters,
-                "kernel_size": kernel_size,
-                "strides": strides,
-                "padding": padding,
-                "output_padding": output_padding,
-                "data_format": data_format,
-                "dilation_rate": dilation_rate,
-                "activation": activation,
-                "use_bias": use_bias,
-                "kernel_initializer": kernel_initializer,
-                "bias_initializer": bias_initializer,
-            },
-            seed,
-        )
+        self._describe(parameters_of(locals()), seed)
 
 
 class Conv2DTranspose(Conv1DTranspose):
@@ -134,19 +119,4 @@ class Conv3DTranspose(_ConvTranspose):
         *,
         seed: int | None = None,
     ):
-        self._describe(
-            {
-                "filters": filters,
-                "kernel_size": kernel_size,
-                "strides": strides,
-                "padding": padding,
-                "output_padding": output_padding,
-                "data_format": data_format,
-                "dilation_rate": dilation_rate,
-                "activation": activation,
-                "use_bias": use_bias,
-                "kernel_initializer": kernel_initializer,
-                "bias_initializer": bias_initializer,
-            },
-            seed,
-        )
+        self._describe(parameters_of(locals()), seed)

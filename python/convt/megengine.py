@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _convt
-from ._layer import Layer
+from ._layer import Layer, parameters_of
 
 __all__ = ["ConvTranspose2d", "ConvTranspose3d"]
 
@@ -33,19 +33,7 @@ class _ConvTranspose(Layer):
         *,
         seed: int | None = None,
     ):
-        parameters = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "kernel_size": kernel_size,
-            "stride": stride,
-            "padding": padding,
-            "output_padding": output_padding,
-            "dilation": dilation,
-            "groups": groups,
-            "bias": bias,
-            "conv_mode": conv_mode,
-            "compute_mode": compute_mode,
-        }
+        parameters = parameters_of(locals())
         super().__init__(_convt.megengine_module(self._rank, parameters), None, seed)
 
 

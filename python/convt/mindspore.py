@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _convt
-from ._layer import Layer
+from ._layer import Layer, parameters_of
 
 __all__ = [
     "Conv1dTranspose",
@@ -74,19 +74,7 @@ class Conv1dTranspose(Layer):
         *,
         seed: int | None = None,
     ):
-        parameters = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "kernel_size": kernel_size,
-            "stride": stride,
-            "pad_mode": pad_mode,
-            "padding": padding,
-            "dilation": dilation,
-            "group": group,
-            "has_bias": has_bias,
-            "weight_init": weight_init,
-            "bias_init": bias_init,
-        }
+        parameters = parameters_of(locals())
         super().__init__(_convt.mindspore_module(1, parameters), None, seed)
 
 
@@ -110,20 +98,7 @@ class Conv2dTranspose(Layer):
         *,
         seed: int | None = None,
     ):
-        parameters = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "kernel_size": kernel_size,
-            "stride": stride,
-            "pad_mode": pad_mode,
-            "padding": padding,
-            "output_padding": output_padding,
-            "dilation": dilation,
-            "group": group,
-            "has_bias": has_bias,
-            "weight_init": weight_init,
-            "bias_init": bias_init,
-        }
+        parameters = parameters_of(locals())
         super().__init__(_convt.mindspore_module(2, parameters), None, seed)
 
 
@@ -148,19 +123,5 @@ class Conv3dTranspose(Layer):
         *,
         seed: int | None = None,
     ):
-        parameters = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "kernel_size": kernel_size,
-            "stride": stride,
-            "pad_mode": pad_mode,
-            "padding": padding,
-            "dilation": dilation,
-            "group": group,
-            "output_padding": output_padding,
-            "has_bias": has_bias,
-            "weight_init": weight_init,
-            "bias_init": bias_init,
-            "data_format": data_format,
-        }
+        parameters = parameters_of(locals())
         super().__init__(_convt.mindspore_module(3, parameters), None, seed)

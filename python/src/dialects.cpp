@@ -2,13 +2,16 @@
 
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <utility>
 
 #include <convt/dialects/keras.hpp>
 #include <convt/dialects/megengine.hpp>
 #include <convt/dialects/mindspore.hpp>
+#include <convt/dialects/onnx.hpp>
 #include <convt/dialects/torch.hpp>
 
 #include "python/src/arguments.hpp"
@@ -28,6 +31,15 @@ nb::tuple to_tuple(const Shape& values) {
   nb::list list;
   for (const std::int64_t value : values) list.append(value);
   return nb::tuple(list);
+}
+
+/// Of a sequence of integers.
+Shape to_shape(const char* name, nb::handle items) {
+  Shape lengths;
+  for (const nb::handle item : nb::borrow<nb::object>(items)) {
+    lengths.push_back(integer_argument(name, item));
+  }
+  return lengths;
 }
 
 std::string shown(nb::handle value) { return nb::cast<std::string>(nb::repr(value)); }
@@ -101,35 +113,37 @@ class Parameters {
   nb::dict values_;
 };
 
+/// What PyTorch and MegEngine call by the same names.
+template <class Class>
+Class common_parameters(const Parameters& p) {
+  Class c;
+  c.in_channels = p.integer("in_channels");
+  c.out_channels = p.integer("out_channels");
+  c.kernel_size = p.lengths("kernel_size");
+  c.stride = p.lengths("stride");
+  c.padding = p.lengths("padding");
+  c.output_padding = p.lengths("output_padding");
+  c.groups = p.integer("groups");
+  c.bias = p.boolean("bias");
+  c.dilation = p.lengths("dilation");
+  return c;
+}
+
 template <class Class>
 Module torch_module(const Parameters& p) {
-  return unwrap(make_module(Class{.in_channels = p.integer("in_channels"),
-                                  .out_channels = p.integer("out_channels"),
-                                  .kernel_size = p.lengths("kernel_size"),
-                                  .stride = p.lengths("stride"),
-                                  .padding = p.lengths("padding"),
-                                  .output_padding = p.lengths("output_padding"),
-                                  .groups = p.integer("groups"),
-                                  .bias = p.boolean("bias"),
-                                  .dilation = p.lengths("dilation"),
-                                  .padding_mode = p.text("padding_mode"),
-                                  .device = p.text("device"),
-                                  .dtype = p.dtype("dtype")}));
+  auto c = common_parameters<Class>(p);
+  c.padding_mode = p.text("padding_mode");
+  c.device = p.text("device");
+  c.dtype = p.dtype("dtype");
+  return unwrap(make_module(c));
 }
 
 template <class Class>
 Module megengine_module(const Parameters& p) {
-  return unwrap(make_module(Class{.in_channels = p.integer("in_channels"),
-                                  .out_channels = p.integer("out_channels"),
-                                  .kernel_size = p.lengths("kernel_size"),
-                                  .stride = p.lengths("stride"),
-                                  .padding = p.lengths("padding"),
-                                  .output_padding = p.lengths("output_padding"),
-                                  .dilation = p.lengths("dilation"),
-                                  .groups = p.integer("groups"),
-                                  .bias = p.boolean("bias"),
-                                  .conv_mode = p.text("conv_mode"),
-                                  .compute_mode = p.text("compute_mode")}));
+  auto c = common_parameters<Class>(p);
+  c.conv_mode = p.text("conv_mode");
+  c.compute_mode = p.text("compute_mode");
+  return unwrap(make_module(c));
 }
 
 template <class Class>
@@ -168,21 +182,30 @@ Module keras_module(const Parameters& p) {
   return unwrap(make_module(c, p.integer("in_channels")));
 }
 
+Module onnx_module(nb::dict attributes, nb::handle weight_shape, bool has_bias, nb::handle opset) {
+  const Parameters p(std::move(attributes));
+  constexpr std::int64_t kLargestOpset = std::numeric_limits<int>::max();
+  return unwrap(
+      make_module(onnx::ConvTranspose{.auto_pad = p.text("auto_pad"),
+                                      .dilations = p.optional_lengths("dilations"),
+                                      .group = p.integer("group"),
+                                      .kernel_shape = p.optional_lengths("kernel_shape"),
+                                      .output_padding = p.optional_lengths("output_padding"),
+                                      .output_shape = p.optional_lengths("output_shape"),
+                                      .pads = p.optional_lengths("pads"),
+                                      .strides = p.optional_lengths("strides")},
+                  to_shape("W", weight_shape), has_bias,
+                  static_cast<int>(std::min(integer_argument("opset", opset), kLargestOpset))));
+}
+
 nb::tuple call(const Module& module, nb::handle shape, nb::handle dtype, nb::handle weights_dtype,
                bool channels_last, nb::handle output_size) {
-  const auto to_shape = [](nb::handle items) {
-    Shape lengths;
-    for (const nb::handle item : nb::borrow<nb::object>(items)) {
-      lengths.push_back(integer_argument("output_size", item));
-    }
-    return lengths;
-  };
   dialects::CallArguments arguments;
   arguments.dtype = dtype_argument("x", dtype);
   arguments.weights_dtype = dtype_argument("weight", weights_dtype);
   if (channels_last) arguments.memory = Layout::nhwc;
-  if (!output_size.is_none()) arguments.output_size = to_shape(output_size);
-  dialects::Call made = unwrap(module.call(to_shape(shape), arguments));
+  if (!output_size.is_none()) arguments.output_size = to_shape("output_size", output_size);
+  dialects::Call made = unwrap(module.call(to_shape("x", shape), arguments));
   return nb::make_tuple(std::move(made.problem), to_tuple(made.output_shape));
 }
 
@@ -267,17 +290,13 @@ void bind_dialects(nb::module_& m) {
       .def(
           "check_weight_shape",
           [](const Module& module, const nb::tuple& shape) {
-            Shape lengths;
-            for (const nb::handle item : shape) lengths.push_back(integer_argument("weight", item));
-            unwrap(module.check_weight_shape(lengths));
+            unwrap(module.check_weight_shape(to_shape("weight", shape)));
           },
           "shape"_a, nb::sig("def check_weight_shape(self, shape: tuple[int, ...]) -> None"))
       .def(
           "check_bias_shape",
           [](const Module& module, const nb::tuple& shape) {
-            Shape lengths;
-            for (const nb::handle item : shape) lengths.push_back(integer_argument("bias", item));
-            unwrap(module.check_bias_shape(lengths));
+            unwrap(module.check_bias_shape(to_shape("bias", shape)));
           },
           "shape"_a, nb::sig("def check_bias_shape(self, shape: tuple[int, ...]) -> None"))
       .def("call", &call, "shape"_a, "dtype"_a, "weights_dtype"_a, "channels_last"_a,
@@ -320,6 +339,11 @@ void bind_dialects(nb::module_& m) {
        mindspore_module<mindspore::Conv2dTranspose>, mindspore_module<mindspore::Conv3dTranspose>);
   bind("keras_module", keras_module<keras::Conv1DTranspose>, keras_module<keras::Conv2DTranspose>,
        keras_module<keras::Conv3DTranspose>);
+  m.def("onnx_module", &onnx_module, "attributes"_a, "weight_shape"_a, "has_bias"_a, "opset"_a,
+        nb::sig("def onnx_module(attributes: dict[str, typing.Any], weight_shape: tuple[int, ...], "
+                "has_bias: bool, opset: int) -> Module"),
+        "A ConvTranspose node: every attribute, None for what is absent.");
+  m.attr("NEWEST_OPSET") = onnx::kNewestOpset;
 }
 
 }  // namespace convt::python

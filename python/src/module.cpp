@@ -11,6 +11,7 @@
 #include "python/src/array.hpp"
 #include "python/src/dialects.hpp"
 #include "python/src/errors.hpp"
+#include "python/src/layers.hpp"
 #include "python/src/run.hpp"
 #include "python/src/tuning.hpp"
 
@@ -605,6 +606,7 @@ NB_MODULE(_convt, m) {
   bind_function<3>(m);
   bind_dialects(m);
   bind_tuning(m);
+  bind_layers(m);
   m.def("cache_statistics", &cache_statistics, nb::sig("def cache_statistics() -> dict[str, int]"),
         "Counters of the process-wide cache of kernels, and what it holds.");
   m.def(

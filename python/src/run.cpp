@@ -12,18 +12,6 @@
 namespace convt::python {
 namespace {
 
-std::vector<std::int64_t> tensor_shape(const Problem& problem, std::int64_t batch,
-                                       std::int64_t channels, std::int64_t Axis::*length) {
-  std::vector<std::int64_t> shape;
-  if (batch >= 0) shape.push_back(batch);
-  if (problem.layout == Layout::nchw) shape.push_back(channels);
-  for (int a = 0; a < problem.rank; ++a) {
-    shape.push_back(problem.axes[static_cast<std::size_t>(a)].*length);
-  }
-  if (problem.layout == Layout::nhwc) shape.push_back(channels);
-  return shape;
-}
-
 /// "(N, C, L)" and the like, for messages.
 const char* shape_words(const Problem& problem, bool batch) {
   static constexpr const char* words[2][3][2] = {
@@ -105,22 +93,6 @@ const Array* open(std::optional<Array>& array, const char* name, nb::handle obje
 }
 
 }  // namespace
-
-std::vector<std::int64_t> src_shape(const Problem& problem, std::int64_t batch) {
-  return tensor_shape(problem, batch, problem.in_channels, &Axis::input);
-}
-
-std::vector<std::int64_t> dst_shape(const Problem& problem, std::int64_t batch) {
-  return tensor_shape(problem, batch, problem.out_channels, &Axis::output);
-}
-
-std::vector<std::int64_t> weights_shape(const Problem& problem) {
-  std::vector<std::int64_t> shape{problem.in_channels, problem.oc_per_group()};
-  for (int a = 0; a < problem.rank; ++a) {
-    shape.push_back(problem.axes[static_cast<std::size_t>(a)].kernel);
-  }
-  return shape;
-}
 
 Kernel compile_problem(const Problem& problem, const Options& options) {
   Result<Kernel> kernel = [&] {

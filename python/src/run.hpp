@@ -8,17 +8,12 @@
 
 #include <convt/convt.hpp>
 
+#include "compiler/problem/tensor_shapes.hpp"
 #include "python/src/array.hpp"
 
 namespace convt::python {
 
 namespace nb = nanobind;
-
-/// The shape of x or y as the Problem's layout has it; batch < 0: without one.
-std::vector<std::int64_t> src_shape(const Problem& problem, std::int64_t batch);
-std::vector<std::int64_t> dst_shape(const Problem& problem, std::int64_t batch);
-/// (Cin, Cout/g, K...).
-std::vector<std::int64_t> weights_shape(const Problem& problem);
 
 /// What a run takes besides x and weights; None where not given.
 struct Operands {
