@@ -22,11 +22,11 @@
 
 #include "aot/identifiers.hpp"
 #include "aot/runtime/convt_aot.h"
-#include "bench/interleaved.hpp"
+#include "measuring/interleaved.hpp"
 #include "tools/common_options.hpp"
 #include "tools/layer_run.hpp"
 #include "tools/machine.hpp"
-#include "tools/measure.hpp"
+#include "measuring/measure.hpp"
 #include "tools/progress.hpp"
 #include "tools/text_table.hpp"
 
@@ -126,9 +126,9 @@ Result<Row> measure_layer(const Layer& layer, const std::string& identifier, con
     return bad(fmt::format("--library: {} refuses to run, status {}", identifier, refused));
   }
 
-  const auto timings = measure_interleaved(
+  const auto timings = measuring::measure_interleaved(
       [&] { (void)run.run(); }, [&] { kernels.run(CONVT_AOT_ABI, ahead, &arguments); },
-      {.min_time_ms = options.min_time_ms, .clock = ClockKind::thread_cpu});
+      {.min_time_ms = options.min_time_ms, .clock = measuring::ClockKind::thread_cpu});
   return Row{timings[0].min_ms, timings[1].min_ms, run.info().plan};
 }
 
@@ -161,7 +161,7 @@ Result<int> bench(const AotOptions& options) {
     ratios.push_back(row->ratio());
   }
   fmt::print("\n{} layers: ratio {:.3f} (geometric mean), {:.3f} to {:.3f}\n", ratios.size(),
-             tools::geometric_mean(ratios), *std::min_element(ratios.begin(), ratios.end()),
+             measuring::geometric_mean(ratios), *std::min_element(ratios.begin(), ratios.end()),
              *std::max_element(ratios.begin(), ratios.end()));
   return tools::kExitWell;
 }

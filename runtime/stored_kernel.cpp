@@ -205,8 +205,9 @@ std::string make_storage_key(const KernelKey& key, std::string_view backend) {
   const auto& [isa, lanes, vector_registers, mask_registers, l1, l2, l3, dot_bf16, dot_u8s8] =
       target;
   (void)isa, (void)dot_bf16, (void)dot_u8s8;  // in the text
-  const auto& [wanted_backend, strict, plan, wanted_isa, expected_batch] = options;
+  const auto& [wanted_backend, strict, plan, wanted_isa, expected_batch, reproducible] = options;
   (void)wanted_backend;  // `backend` is what became of it
+  (void)reproducible;    // `plan` is the tuned one, if one is used
   const auto number = [](std::int64_t value) { return " " + std::to_string(value); };
 
   std::string text = "convt " CONVT_VERSION_STRING " " CONVT_COMPILER_FINGERPRINT "\nbackend ";
@@ -231,7 +232,8 @@ std::vector<std::uint8_t> write_stored_kernel(const KernelState& kernel,
   writer.list(kernel.info.rejected,
               [&](const PlanCandidate& candidate) { write_candidate(writer, candidate); });
   writer.list(kernel.stages, [&](const RunStage& stage) { write_stage(writer, stage); });
-  const auto& [src, dst] = kernel.staged;
+  const auto& [src, dst, images] = kernel.staged;
+  (void)images;  // chosen anew
   writer.number(src);
   writer.number(dst);
   writer.number(kernel.workspaces->slice_bytes());

@@ -7,10 +7,11 @@
 
 #include <fmt/format.h>
 
+"tools/npy.hpp"
 #include "aot/bundle.hpp"
 #include "aot/runtime_files.hpp"
+#include "compiler/problem/tensor_shapes.hpp"
 #include "tools/commands.hpp"
-#include "tools/npy.hpp"
 #include "tools/npz.hpp"
 #include "tools/output_file.hpp"
 #include "tools/progress.hpp"
