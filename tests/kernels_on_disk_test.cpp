@@ -27,6 +27,7 @@
 #include <gtest/gtest.h>
 #include <convt/convt.hpp>
 
+#include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/problem/layers_file.hpp"
 #include "dialects/layers.hpp"
 #include "runtime/disk_cache.hpp"
@@ -42,13 +43,17 @@ namespace {
 namespace fs = std::filesystem;
 using test::TemporaryFolder;
 
-bool runs_machine_code() { return host_can_run(generic_target(Isa::avx512)); }
+/// What Backend::automatic comes to here.
+std::string backend_name() {
+  if (host_can_run(generic_target(Isa::avx512))) return "xbyak";
+  return host_can_run(host_target()) && has_llvm() ? "llvm" : "interpreter";
+}
 
 /// Tests of the whole thing need a backend that makes machine code.
 class KernelsOnDisk : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!runs_machine_code()) GTEST_SKIP() << "no machine code for this machine";
+    if (backend_name() == "interpreter") GTEST_SKIP() << "no machine code for this machine";
     // These tests are about the cache that the environment otherwise switches off.
     unsetenv("CONVT_CACHE");
   }
@@ -168,6 +173,26 @@ TEST_F(KernelsOnDisk, ComputeTheSameBits) {
     EXPECT_EQ(std::memcmp(data.dst.data(), expected.data(), expected.size() * sizeof(float)), 0)
         << problem.to_text();
   }
+}
+
+TEST_F(KernelsOnDisk, MayBeLlvms) {
+  if (!has_llvm()) GTEST_SKIP() << "built without LLVM";
+  for (const Problem& problem : small_layers()) {
+    LayerData data(problem, 3);
+    const Options by_llvm{.backend = Backend::llvm};
+    const Kernel compiled = Runtime(options()).compile(problem, by_llvm).value();
+    ASSERT_TRUE(run_layer(compiled, data).ok());
+    const std::vector<float> expected = data.dst;
+    const Kernel loaded = Runtime(options()).compile(problem, by_llvm).value();
+    expect_same(loaded, compiled);
+    ASSERT_TRUE(run_layer(loaded, data).ok());
+    EXPECT_EQ(std::memcmp(data.dst.data(), expected.data(), expected.size() * sizeof(float)), 0)
+        << problem.to_text();
+  }
+  EXPECT_FALSE(Runtime(options())
+                   .compile(small_layers().front(), {.backend = Backend::interpreter})
+                   ->info()
+                   .from_disk);
 }
 
 TEST_F(KernelsOnDisk, AreKeptByEverythingTheyDependOn) {
@@ -338,7 +363,7 @@ TEST_F(KernelsOnDisk, AThousandDamagedEntriesAreMisses) {
   constexpr int kDamaged = 1000;
   std::vector<KeptLayer> layers;
   for (const Problem& problem : small_layers()) {
-    const std::string key = make_storage_key({problem, host_target(), {}}, "xbyak");
+    const std::string key = make_storage_key({problem, host_target(), {}}, backend_name());
     KeptLayer layer{problem, folder() + "/" + entry_name(key), "", LayerData(problem), {}};
     const Kernel kernel = Runtime(options()).compile(problem).value();
     ASSERT_TRUE(run_layer(kernel, layer.data).ok());
@@ -376,7 +401,7 @@ TEST_F(KernelsOnDisk, AThousandDamagedEntriesAreMisses) {
 
 TEST_F(KernelsOnDisk, AWellFormedEntryThatIsNoKernelIsAMiss) {
   const Problem problem = small_layers().front();
-  const std::string key = make_storage_key({problem, host_target(), {}}, "xbyak");
+  const std::string key = make_storage_key({problem, host_target(), {}}, backend_name());
   ASSERT_TRUE(Runtime(options()).compile(problem).ok());
   const std::string path = folder() + "/" + entry_name(key);
   std::vector<std::uint8_t> payload;

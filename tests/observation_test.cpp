@@ -297,8 +297,8 @@ TEST(PerfMap, WhatCannotBeWrittenIsSaidOnce) {
 
 // ---- Debuggers ----
 
-/// What the debugger debugs: only run by the test below.
-TEST(Debugger, DISABLED_Debugged) {
+/// What the debugger of the next test debugs.
+TEST(Debugger, RunsTheKernelToStopIn) {
   const Kernel kernel = Runtime({.threads = 1, .disk_cache = false}).compile(two_stages()).value();
   LayerData data(two_stages());
   ASSERT_TRUE(run_layer(kernel, data, {.threads = 1}).ok());
@@ -333,7 +333,7 @@ TEST(Debugger, StopsInKernelsAndSeesWhoCalled) {
       symbol + "' -ex 'break " + symbol +
       "_zero_tail' -ex run -ex bt -ex 'stepi 40' -ex bt -ex continue -ex bt -ex kill"
       " --args '" +
-      self + "' --gtest_also_run_disabled_tests --gtest_filter=Debugger.DISABLED_Debugged";
+      self + "' --gtest_filter=Debugger.RunsTheKernelToStopIn";
   const std::string output = output_of(command).value_or("");
   if (output.find("ptrace") != std::string::npos ||
       output.find("not permitted") != std::string::npos) {
