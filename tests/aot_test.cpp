@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <set>
 #include <sstream>
 #include <string>
@@ -29,6 +30,8 @@
 #include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/object/archive.hpp"
 #include "compiler/problem/layers_file.hpp"
+#include "compiler/problem/reference.hpp"
+#include "compiler/problem/tensor.hpp"
 #include "tests/aot_driver.h"
 #include "tools/layer_run.hpp"
 
@@ -170,6 +173,30 @@ class JobFile {
   std::byte* memory_ = nullptr;
 };
 
+/// Compares random elements of y, `count` of them, with the reference.
+void check_samples(const Layer& layer, const tools::LayerRun& run, int count) {
+  const Problem& p = layer.problem;
+  const LayerTensors tensors{.src = run.src.data(),
+                             .weights = run.weights.data(),
+                             .bias = run.bias.data(),
+                             .parameters = run.parameters.data(),
+                             .input_parameters = run.input_parameters.data(),
+                             .residual = run.residual.data()};
+  std::mt19937 random(11);
+  const auto below = [&](std::int64_t limit) {
+    return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(limit));
+  };
+  for (int i = 0; i < count; ++i) {
+    const std::int64_t n = below(layer.batch), co = below(p.out_channels);
+    const Position o{below(p.axes[0].output), below(p.axes[1].output), below(p.axes[2].output)};
+    const ReferenceSample expected = reference_at(p, tensors, n, co, o);
+    const double actual = run.dst.at(dst_strides(p).offset(n, co, o));
+    EXPECT_LE(error_ratio(p, expected, actual), 1)
+        << "image " << n << ", channel " << co << ", at " << o[0] << " " << o[1] << " " << o[2]
+        << ": " << actual << ", not " << expected.value;
+  }
+}
+
 class AotTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -210,10 +237,11 @@ class AotTest : public ::testing::Test {
     return outcome.status == 0;
   }
 
-  /// What the driver makes of a layer: right, with the same packed weights and the same bits as the
-  /// kernel of this process, if that has the same plan.
+  /// What the driver makes of a layer: right (where `samples` is not 0, at so many elements), with
+  /// the same packed weights and the same bits as the kernel of this process, if that has the same
+  /// plan.
   void check_layer(const Layer& layer, const std::string& identifier, int threads, bool same_plan,
-                   const std::string& runner = "", AotJob* answer = nullptr) {
+                   const std::string& runner = "", AotJob* answer = nullptr, int samples = 0) {
     SCOPED_TRACE(layer.name);
     tools::LayerRun run;
     Layer few_images = layer;
@@ -241,6 +269,7 @@ class AotTest : public ::testing::Test {
       EXPECT_EQ(std::memcmp(run.dst.data(), file.at(file.job().dst), run.dst.bytes()), 0);
     }
     std::memcpy(run.dst.data(), file.at(file.job().dst), run.dst.bytes());
+    if (samples != 0) return check_samples(few_images, run, samples);
     const CheckResult result = run.check({.max_samples = 1});
     EXPECT_TRUE(result.ok) << result.first_failure;
     EXPECT_GT(result.checked, 0);
@@ -267,7 +296,9 @@ TEST_F(AotTest, TheRealListRunsFromAProgramThatLinksOnlyTheArchive) {
   ASSERT_TRUE(link_driver());
   const std::vector<Layer> layers = real_layers();
   const std::vector<std::string> names = identifiers_of(layers);
-  for (std::size_t i = 0; i < layers.size(); ++i) check_layer(layers[i], names[i], 1, true);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    check_layer(layers[i], names[i], 1, true, "", nullptr, 100);
+  }
 }
 
 TEST_F(AotTest, LayersOfAllKindsRunFromAnArchive) {
