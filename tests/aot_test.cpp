@@ -111,44 +111,51 @@ std::string read_text(const fs::path& path) {
   return text.str();
 }
 
-/// A job's file: the tensors of a LayerRun, in memory that the driver maps, too.
+/// Memory that the driver maps, too; kept from layer to layer.
 class JobFile {
  public:
-  JobFile(const tools::LayerRun& run, std::size_t packed_room, int threads, std::int64_t batch) {
-    AotJob job{};
-    job.batch = batch;
-    job.threads = threads;
-    job.packed_room = packed_room;
-    bytes_ = sizeof job;
-    job.src = place(run.src.bytes());
-    job.weights = place(run.weights.bytes());
-    job.packed = place(packed_room);
-    job.bias = place(4 * static_cast<std::size_t>(run.bias.size()));
-    job.parameters = place(4 * static_cast<std::size_t>(run.parameters.size()));
-    job.input_parameters = place(4 * static_cast<std::size_t>(run.input_parameters.size()));
-    job.residual = place(run.residual.bytes());
-    job.dst = place(run.dst.bytes());
-    file_ = ::memfd_create("convt-aot-job", 0);
-    EXPECT_EQ(::ftruncate(file_, static_cast<off_t>(bytes_)), 0);
-    memory_ = static_cast<std::byte*>(
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0));
-    std::memcpy(memory_, &job, sizeof job);
-    fill(job.src, run.src.data(), run.src.bytes());
-    fill(job.weights, run.weights.data(), run.weights.bytes());
-    fill(job.bias, run.bias.data(), 4 * static_cast<std::size_t>(run.bias.size()));
-    fill(job.parameters, run.parameters.data(),
-         4 * static_cast<std::size_t>(run.parameters.size()));
-    fill(job.input_parameters, run.input_parameters.data(),
-         4 * static_cast<std::size_t>(run.input_parameters.size()));
-    fill(job.residual, run.residual.data(), run.residual.bytes());
-    fill(job.dst, run.dst.data(), run.dst.bytes());
-  }
+  JobFile() : file_(::memfd_create("convt-aot-job", 0)) {}
   ~JobFile() {
-    ::munmap(memory_, bytes_);
+    if (memory_ != nullptr) ::munmap(memory_, capacity_);
     ::close(file_);
   }
   JobFile(const JobFile&) = delete;
   JobFile& operator=(const JobFile&) = delete;
+
+  /// Takes the tensors of `run`; y is all ones, which is NaN.
+  void fill(const tools::LayerRun& run, std::size_t packed_room, int threads, std::int64_t batch) {
+    AotJob job{};
+    job.batch = batch;
+    job.threads = threads;
+    job.packed_room = packed_room;
+    std::size_t bytes = sizeof job;
+    const auto place = [&](std::size_t size) -> std::uint64_t {
+      if (size == 0) return 0;
+      const std::size_t at = (bytes + 63) / 64 * 64;
+      bytes = at + size;
+      return at;
+    };
+    const auto floats = [](const tools::FloatBuffer& buffer) {
+      return sizeof(float) * static_cast<std::size_t>(buffer.size());
+    };
+    job.src = place(run.src.bytes());
+    job.weights = place(run.weights.bytes());
+    job.packed = place(packed_room);
+    job.bias = place(floats(run.bias));
+    job.parameters = place(floats(run.parameters));
+    job.input_parameters = place(floats(run.input_parameters));
+    job.residual = place(run.residual.bytes());
+    job.dst = place(run.dst.bytes());
+    reserve(bytes);
+    std::memcpy(memory_, &job, sizeof job);
+    put(job.src, run.src.data(), run.src.bytes());
+    put(job.weights, run.weights.data(), run.weights.bytes());
+    put(job.bias, run.bias.data(), floats(run.bias));
+    put(job.parameters, run.parameters.data(), floats(run.parameters));
+    put(job.input_parameters, run.input_parameters.data(), floats(run.input_parameters));
+    put(job.residual, run.residual.data(), run.residual.bytes());
+    std::memset(memory_ + job.dst, 0xff, run.dst.bytes());
+  }
 
   /// For the driver.
   [[nodiscard]] std::string path() const {
@@ -158,18 +165,20 @@ class JobFile {
   [[nodiscard]] const std::byte* at(std::uint64_t offset) const { return memory_ + offset; }
 
  private:
-  std::uint64_t place(std::size_t bytes) {
-    if (bytes == 0) return 0;
-    const std::size_t at = (bytes_ + 63) / 64 * 64;
-    bytes_ = at + bytes;
-    return at;
+  void reserve(std::size_t bytes) {
+    if (bytes <= capacity_) return;
+    if (memory_ != nullptr) ::munmap(memory_, capacity_);
+    capacity_ = bytes;
+    EXPECT_EQ(::ftruncate(file_, static_cast<off_t>(bytes)), 0);
+    memory_ = static_cast<std::byte*>(
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0));
   }
-  void fill(std::uint64_t at, const void* data, std::size_t bytes) {
+  void put(std::uint64_t at, const void* data, std::size_t bytes) {
     if (at != 0) std::memcpy(memory_ + at, data, bytes);
   }
 
   int file_ = -1;
-  std::size_t bytes_ = 0;
+  std::size_t capacity_ = 0;
   std::byte* memory_ = nullptr;
 };
 
@@ -243,14 +252,14 @@ class AotTest : public ::testing::Test {
   void check_layer(const Layer& layer, const std::string& identifier, int threads, bool same_plan,
                    const std::string& runner = "", AotJob* answer = nullptr, int samples = 0) {
     SCOPED_TRACE(layer.name);
-    tools::LayerRun run;
+    tools::LayerRun& run = run_;
+    JobFile& file = file_;
     Layer few_images = layer;
     few_images.batch = std::min(layer.batch, kMostImages);
     ASSERT_TRUE(run.compile(few_images, {.expected_batch = layer.batch}, 1).ok());
     run.fill_inputs(7);
-    run.poison_output();
     const std::size_t packed_room = run.info().packed_weights_bytes * 4 + (1 << 16);
-    const JobFile file(run, packed_room, threads, few_images.batch);
+    file.fill(run, packed_room, threads, few_images.batch);
     const Outcome outcome =
         run_command(runner + " " + path("driver") + " " + identifier + " " + file.path());
     ASSERT_EQ(outcome.status, 0) << outcome.output;
@@ -264,6 +273,7 @@ class AotTest : public ::testing::Test {
                                              static_cast<std::size_t>(run.weights.size()))
                                        .value();
       EXPECT_EQ(std::memcmp(packed.data(), file.at(file.job().packed), packed.bytes()), 0);
+      std::memset(run.dst.data(), 0xff, run.dst.bytes());
       ASSERT_TRUE(run.pack().ok());
       ASSERT_TRUE(run.run().ok());
       EXPECT_EQ(std::memcmp(run.dst.data(), file.at(file.job().dst), run.dst.bytes()), 0);
@@ -280,6 +290,10 @@ class AotTest : public ::testing::Test {
   }
 
   fs::path folder_;
+
+ private:
+  tools::LayerRun run_;
+  JobFile file_;
 };
 
 std::vector<std::string> identifiers_of(const std::vector<Layer>& layers) {
@@ -332,7 +346,8 @@ TEST_F(AotTest, TheBestTargetThatTheCpuRunsIsTaken) {
   }
   tools::LayerRun run;
   ASSERT_TRUE(run.compile(layers[0], {}, 1).ok());
-  const JobFile file(run, 1 << 16, 1, 1);
+  JobFile file;
+  file.fill(run, 1 << 16, 1, 1);
   const Outcome outcome =
       run_command("CONVT_MAX_ISA=scalar " + path("driver") + " plain " + file.path());
   EXPECT_EQ(outcome.status, 0) << outcome.output;
