@@ -16,7 +16,6 @@
 #include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/object/kernel_object.hpp"
 #include "runtime/compile.hpp"
-#include "runtime/kernel_name.hpp"
 #include "runtime/packed_weights.hpp"
 
 namespace convt::aot {
@@ -79,6 +78,27 @@ Result<std::vector<NamedTarget>> sort_targets(std::vector<NamedTarget> targets) 
   return targets;
 }
 
+/// Whether the backend makes code for all of them.
+Status check_backend(Backend backend, const std::vector<NamedTarget>& targets) {
+  if (backend == Backend::interpreter) {
+    return Error{ErrorCode::invalid_argument, "backend: the interpreter makes no machine code"};
+  }
+  for (const NamedTarget& target : targets) {
+    const bool is_avx512 = target.target.isa == Isa::avx512;
+    if (backend == Backend::xbyak && !is_avx512) {
+      return Error{ErrorCode::unsupported,
+                   "backend: xbyak makes code for AVX-512, and " + target.name + " has none"};
+    }
+    if (!has_llvm() && (backend == Backend::llvm || !is_avx512)) {
+      return Error{ErrorCode::unsupported,
+                   "target: " + target.name +
+                       " needs the LLVM backend, which this convt is built without; x86-64-v4 and "
+                       "its like by the Xbyak backend do not"};
+    }
+  }
+  return ok_status();
+}
+
 /// A kernel's object file; layers with the same problem and plan share it.
 struct KernelFile {
   std::string symbol;
@@ -123,9 +143,8 @@ class BundleMaker {
       const std::lock_guard lock(mutex_);
       if (!status.ok()) {
         next_ = files_.size();
-        // Of several, the one that comes first in the file: the same from run to run.
-        if (!failure_ || index < failed_at_) failure_ = status.error();
-        failed_at_ = failure_ && index < failed_at_ ? index : failed_at_;
+        if (index < failed_at_) failure_ = status.error();  // of several, the first of the file
+        failed_at_ = std::min(failed_at_, index);
         return;
       }
       ++done_;
@@ -143,6 +162,7 @@ class BundleMaker {
     variant.target = targets_[target].name;
     variant.features = features_of(targets_[target].target);
     KernelKey key{source.problem, targets_[target].target, {}};
+    key.options.backend = options_.backend;
     key.options.expected_batch = std::max<std::int64_t>(source.batch, 1);
     Result<std::shared_ptr<const KernelState>> kernel = compile_ahead(key);
     if (!kernel.ok()) return in_layer(kernel.error());
@@ -158,6 +178,7 @@ class BundleMaker {
   static Status make_file(Variant& variant, KernelFile& file) {
     const KernelState& kernel = *variant.kernel;
     file.symbol = kernel.info.symbol;
+    variant.backend = to_string(kernel.program == nullptr ? Backend::xbyak : Backend::llvm);
     if (kernel.program == nullptr) {
       for (std::size_t i = 0; i < kernel.stages.size(); ++i) {
         variant.stage_symbols.push_back(object::stage_symbol(kernel.code, i));
@@ -228,11 +249,6 @@ Result<NamedTarget> choose_aot_target(const std::string& name) {
   if (target->isa == Isa::scalar) {
     return Error{ErrorCode::unsupported, "target: there is no machine code for " + name};
   }
-  if (target->isa != Isa::avx512 && !has_llvm()) {
-    return Error{ErrorCode::unsupported, "target: " + name +
-                                             " needs the LLVM backend, which this convt is built "
-                                             "without; x86-64-v4 and its like do not"};
-  }
   return NamedTarget{name, *target};
 }
 
@@ -243,6 +259,9 @@ Result<Bundle> make_bundle(const std::vector<Layer>& layers, const BundleOptions
   }
   Result<std::vector<NamedTarget>> targets = sort_targets(options.targets);
   if (!targets.ok()) return targets.error();
+  if (Status status = check_backend(options.backend, *targets); !status.ok()) {
+    return status.error();
+  }
   return BundleMaker(layers, options, std::move(*targets)).run();
 }
 

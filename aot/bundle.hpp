@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <convt/result.hpp>
+#include <convt/runtime.hpp>
 
 #include "compiler/object/archive.hpp"
 #include "compiler/object/object_file.hpp"
@@ -24,12 +25,13 @@ struct NamedTarget {
 };
 
 /// A name of parse_target(), or "native": this machine. Errors: invalid_argument; unsupported where
-/// there is no machine code for it.
+/// no machine code is made for it.
 Result<NamedTarget> choose_aot_target(const std::string& name);
 
 /// A layer's code for one target.
 struct Variant {
   std::string target;
+  std::string backend;         ///< "xbyak" or "llvm"
   std::uint64_t features = 0;  ///< what a CPU must have: aot/runtime/descriptor.h
   std::shared_ptr<const KernelState> kernel;
   std::vector<std::string> stage_symbols;
@@ -46,7 +48,9 @@ struct BundleLayer {
 struct BundleOptions {
   std::vector<NamedTarget> targets;  ///< all of one architecture
   std::string prefix;                ///< of identifiers
-  int threads = 1;                   ///< that compile
+  /// automatic: Xbyak for AVX-512, LLVM for all others.
+  Backend backend = Backend::automatic;
+  int threads = 1;  ///< that compile
   /// The canonical weights of a layer, to be packed ahead of time; empty bytes: none. Null: none of
   /// any layer.
   std::function<Result<std::vector<std::uint8_t>>(const Layer& layer)> weights;

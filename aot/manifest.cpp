@@ -15,6 +15,7 @@ using nlohmann::ordered_json;
 ordered_json describe(const Variant& variant) {
   return {{"target", variant.target},
           {"machine", variant.kernel->info.target},
+          {"backend", variant.backend},
           {"plan", variant.kernel->info.plan},
           {"code_bytes", variant.code_bytes},
           {"packed_bytes", variant.kernel->packed.bytes()},

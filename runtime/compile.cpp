@@ -187,7 +187,8 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
 
 Status Compilation::choose_backend() {
   if (context_.memory == nullptr) {
-    backend_ = key_.target.isa == Isa::avx512 ? Backend::xbyak : Backend::interpreter;
+    const bool emits = key_.target.isa == Isa::avx512 && key_.options.backend != Backend::llvm;
+    backend_ = emits ? Backend::xbyak : Backend::interpreter;
     return ok_status();
   }
   const Backend wanted = key_.options.backend;

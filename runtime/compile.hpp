@@ -61,7 +61,8 @@ Result<std::shared_ptr<const KernelState>> compile_candidates(
     std::vector<PlanReport::Candidate> candidates);
 
 /// As compile_kernel(), by the same plan, but for another place than this process: nothing becomes
-/// executable. Of AVX-512 targets KernelState::code has its bytes; of others there is the program.
+/// executable. Of AVX-512 targets KernelState::code has its bytes (but not with Backend::llvm); of
+/// others there is the program.
 Result<std::shared_ptr<const KernelState>> compile_ahead(const KernelKey& key);
 
 /// The Program of a plan, legalised and with registers allocated. Errors: unsupported.

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <set>
 #include <sstream>
 #include <string>
@@ -29,6 +30,8 @@
 #include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/object/archive.hpp"
 #include "compiler/problem/layers_file.hpp"
+#include "compiler/problem/reference.hpp"
+#include "compiler/problem/tensor.hpp"
 #include "tests/aot_driver.h"
 #include "tools/layer_run.hpp"
 
@@ -90,7 +93,10 @@ Outcome run_command(const std::string& command) {
 }
 
 /// The command's target for the code that this machine runs best.
-bool have_native() { return aot::choose_aot_target("native").ok(); }
+bool have_native() {
+  const Isa isa = host_target().isa;
+  return isa == Isa::avx512 || (isa == Isa::avx2 && has_llvm());
+}
 
 std::string convt_command() {
   const fs::path tests = fs::read_symlink("/proc/self/exe").parent_path();
@@ -108,44 +114,51 @@ std::string read_text(const fs::path& path) {
   return text.str();
 }
 
-/// A job's file: the tensors of a LayerRun, in memory that the driver maps, too.
+/// Memory that the driver maps, too; kept from layer to layer.
 class JobFile {
  public:
-  JobFile(const tools::LayerRun& run, std::size_t packed_room, int threads, std::int64_t batch) {
-    AotJob job{};
-    job.batch = batch;
-    job.threads = threads;
-    job.packed_room = packed_room;
-    bytes_ = sizeof job;
-    job.src = place(run.src.bytes());
-    job.weights = place(run.weights.bytes());
-    job.packed = place(packed_room);
-    job.bias = place(4 * static_cast<std::size_t>(run.bias.size()));
-    job.parameters = place(4 * static_cast<std::size_t>(run.parameters.size()));
-    job.input_parameters = place(4 * static_cast<std::size_t>(run.input_parameters.size()));
-    job.residual = place(run.residual.bytes());
-    job.dst = place(run.dst.bytes());
-    file_ = ::memfd_create("convt-aot-job", 0);
-    EXPECT_EQ(::ftruncate(file_, static_cast<off_t>(bytes_)), 0);
-    memory_ = static_cast<std::byte*>(
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0));
-    std::memcpy(memory_, &job, sizeof job);
-    fill(job.src, run.src.data(), run.src.bytes());
-    fill(job.weights, run.weights.data(), run.weights.bytes());
-    fill(job.bias, run.bias.data(), 4 * static_cast<std::size_t>(run.bias.size()));
-    fill(job.parameters, run.parameters.data(),
-         4 * static_cast<std::size_t>(run.parameters.size()));
-    fill(job.input_parameters, run.input_parameters.data(),
-         4 * static_cast<std::size_t>(run.input_parameters.size()));
-    fill(job.residual, run.residual.data(), run.residual.bytes());
-    fill(job.dst, run.dst.data(), run.dst.bytes());
-  }
+  JobFile() : file_(::memfd_create("convt-aot-job", 0)) {}
   ~JobFile() {
-    ::munmap(memory_, bytes_);
+    if (memory_ != nullptr) ::munmap(memory_, capacity_);
     ::close(file_);
   }
   JobFile(const JobFile&) = delete;
   JobFile& operator=(const JobFile&) = delete;
+
+  /// Takes the tensors of `run`; y is all ones, which is NaN.
+  void fill(const tools::LayerRun& run, std::size_t packed_room, int threads, std::int64_t batch) {
+    AotJob job{};
+    job.batch = batch;
+    job.threads = threads;
+    job.packed_room = packed_room;
+    std::size_t bytes = sizeof job;
+    const auto place = [&](std::size_t size) -> std::uint64_t {
+      if (size == 0) return 0;
+      const std::size_t at = (bytes + 63) / 64 * 64;
+      bytes = at + size;
+      return at;
+    };
+    const auto floats = [](const tools::FloatBuffer& buffer) {
+      return sizeof(float) * static_cast<std::size_t>(buffer.size());
+    };
+    job.src = place(run.src.bytes());
+    job.weights = place(run.weights.bytes());
+    job.packed = place(packed_room);
+    job.bias = place(floats(run.bias));
+    job.parameters = place(floats(run.parameters));
+    job.input_parameters = place(floats(run.input_parameters));
+    job.residual = place(run.residual.bytes());
+    job.dst = place(run.dst.bytes());
+    reserve(bytes);
+    std::memcpy(memory_, &job, sizeof job);
+    put(job.src, run.src.data(), run.src.bytes());
+    put(job.weights, run.weights.data(), run.weights.bytes());
+    put(job.bias, run.bias.data(), floats(run.bias));
+    put(job.parameters, run.parameters.data(), floats(run.parameters));
+    put(job.input_parameters, run.input_parameters.data(), floats(run.input_parameters));
+    put(job.residual, run.residual.data(), run.residual.bytes());
+    std::memset(memory_ + job.dst, 0xff, run.dst.bytes());
+  }
 
   /// For the driver.
   [[nodiscard]] std::string path() const {
@@ -155,20 +168,46 @@ class JobFile {
   [[nodiscard]] const std::byte* at(std::uint64_t offset) const { return memory_ + offset; }
 
  private:
-  std::uint64_t place(std::size_t bytes) {
-    if (bytes == 0) return 0;
-    const std::size_t at = (bytes_ + 63) / 64 * 64;
-    bytes_ = at + bytes;
-    return at;
+  void reserve(std::size_t bytes) {
+    if (bytes <= capacity_) return;
+    if (memory_ != nullptr) ::munmap(memory_, capacity_);
+    capacity_ = bytes;
+    EXPECT_EQ(::ftruncate(file_, static_cast<off_t>(bytes)), 0);
+    memory_ = static_cast<std::byte*>(
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0));
   }
-  void fill(std::uint64_t at, const void* data, std::size_t bytes) {
+  void put(std::uint64_t at, const void* data, std::size_t bytes) {
     if (at != 0) std::memcpy(memory_ + at, data, bytes);
   }
 
   int file_ = -1;
-  std::size_t bytes_ = 0;
+  std::size_t capacity_ = 0;
   std::byte* memory_ = nullptr;
 };
+
+/// Compares random elements of y, `count` of them, with the reference.
+void check_samples(const Layer& layer, const tools::LayerRun& run, int count) {
+  const Problem& p = layer.problem;
+  const LayerTensors tensors{.src = run.src.data(),
+                             .weights = run.weights.data(),
+                             .bias = run.bias.data(),
+                             .parameters = run.parameters.data(),
+                             .input_parameters = run.input_parameters.data(),
+                             .residual = run.residual.data()};
+  std::mt19937 random(11);
+  const auto below = [&](std::int64_t limit) {
+    return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(limit));
+  };
+  for (int i = 0; i < count; ++i) {
+    const std::int64_t n = below(layer.batch), co = below(p.out_channels);
+    const Position o{below(p.axes[0].output), below(p.axes[1].output), below(p.axes[2].output)};
+    const ReferenceSample expected = reference_at(p, tensors, n, co, o);
+    const double actual = run.dst.at(dst_strides(p).offset(n, co, o));
+    EXPECT_LE(error_ratio(p, expected, actual), 1)
+        << "image " << n << ", channel " << co << ", at " << o[0] << " " << o[1] << " " << o[2]
+        << ": " << actual << ", not " << expected.value;
+  }
+}
 
 class AotTest : public ::testing::Test {
  protected:
@@ -210,19 +249,20 @@ class AotTest : public ::testing::Test {
     return outcome.status == 0;
   }
 
-  /// What the driver makes of a layer: right, with the same packed weights and the same bits as the
-  /// kernel of this process, if that has the same plan.
+  /// What the driver makes of a layer: right (where `samples` is not 0, at so many elements), with
+  /// the same packed weights and the same bits as the kernel of this process, if that has the same
+  /// plan.
   void check_layer(const Layer& layer, const std::string& identifier, int threads, bool same_plan,
-                   const std::string& runner = "", AotJob* answer = nullptr) {
+                   const std::string& runner = "", AotJob* answer = nullptr, int samples = 0) {
     SCOPED_TRACE(layer.name);
-    tools::LayerRun run;
+    tools::LayerRun& run = run_;
+    JobFile& file = file_;
     Layer few_images = layer;
     few_images.batch = std::min(layer.batch, kMostImages);
     ASSERT_TRUE(run.compile(few_images, {.expected_batch = layer.batch}, 1).ok());
     run.fill_inputs(7);
-    run.poison_output();
     const std::size_t packed_room = run.info().packed_weights_bytes * 4 + (1 << 16);
-    const JobFile file(run, packed_room, threads, few_images.batch);
+    file.fill(run, packed_room, threads, few_images.batch);
     const Outcome outcome =
         run_command(runner + " " + path("driver") + " " + identifier + " " + file.path());
     ASSERT_EQ(outcome.status, 0) << outcome.output;
@@ -236,11 +276,13 @@ class AotTest : public ::testing::Test {
                                              static_cast<std::size_t>(run.weights.size()))
                                        .value();
       EXPECT_EQ(std::memcmp(packed.data(), file.at(file.job().packed), packed.bytes()), 0);
+      std::memset(run.dst.data(), 0xff, run.dst.bytes());
       ASSERT_TRUE(run.pack().ok());
       ASSERT_TRUE(run.run().ok());
       EXPECT_EQ(std::memcmp(run.dst.data(), file.at(file.job().dst), run.dst.bytes()), 0);
     }
     std::memcpy(run.dst.data(), file.at(file.job().dst), run.dst.bytes());
+    if (samples != 0) return check_samples(few_images, run, samples);
     const CheckResult result = run.check({.max_samples = 1});
     EXPECT_TRUE(result.ok) << result.first_failure;
     EXPECT_GT(result.checked, 0);
@@ -251,6 +293,10 @@ class AotTest : public ::testing::Test {
   }
 
   fs::path folder_;
+
+ private:
+  tools::LayerRun run_;
+  JobFile file_;
 };
 
 std::vector<std::string> identifiers_of(const std::vector<Layer>& layers) {
@@ -267,7 +313,9 @@ TEST_F(AotTest, TheRealListRunsFromAProgramThatLinksOnlyTheArchive) {
   ASSERT_TRUE(link_driver());
   const std::vector<Layer> layers = real_layers();
   const std::vector<std::string> names = identifiers_of(layers);
-  for (std::size_t i = 0; i < layers.size(); ++i) check_layer(layers[i], names[i], 1, true);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    check_layer(layers[i], names[i], 1, true, "", nullptr, 100);
+  }
 }
 
 TEST_F(AotTest, LayersOfAllKindsRunFromAnArchive) {
@@ -299,9 +347,12 @@ TEST_F(AotTest, TheBestTargetThatTheCpuRunsIsTaken) {
     check_layer(layers[i], names[i], 2, false, "CONVT_MAX_ISA=avx2", &answer);
     EXPECT_STREQ(answer.target, "x86-64-v3");
   }
+  EXPECT_EQ(manifest()["layers"][0]["kernels"][0]["backend"], "xbyak");
+  EXPECT_EQ(manifest()["layers"][0]["kernels"][1]["backend"], "llvm");
   tools::LayerRun run;
   ASSERT_TRUE(run.compile(layers[0], {}, 1).ok());
-  const JobFile file(run, 1 << 16, 1, 1);
+  JobFile file;
+  file.fill(run, 1 << 16, 1, 1);
   const Outcome outcome =
       run_command("CONVT_MAX_ISA=scalar " + path("driver") + " plain " + file.path());
   EXPECT_EQ(outcome.status, 0) << outcome.output;
@@ -568,6 +619,8 @@ TEST_F(AotTest, WrongTargetsAreRefused) {
   refuse("--target scalar", "no machine code for scalar");
   refuse("--target avx512 --target x86-64-v4", "the same of a CPU");
   refuse("--target avx512 --prefix 2x", "prefix");
+  refuse("--target avx512 --backend interpreter", "no machine code");
+  refuse("--target avx2 --backend xbyak", "avx2 has none");
   if (has_llvm()) refuse("--target avx512 --target aarch64", "different architectures");
   if (!has_llvm()) refuse("--target x86-64-v3", "needs the LLVM backend");
 }

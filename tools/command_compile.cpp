@@ -140,6 +140,7 @@ Result<int> compile_layers(const CompileOptions& options) {
     making.targets.push_back(std::move(*target));
   }
   making.prefix = options.prefix;
+  making.backend = compile_options(options.common, {}).backend;
   making.threads = options.common.threads;
   if (!options.weights.empty()) {
     making.weights = [&](const Layer& layer) { return read_weights(options.weights, layer); };
