@@ -472,6 +472,18 @@ TEST_F(TuningDatabase, SessionsFindPlansThatRuntimesUse) {
   EXPECT_EQ(again.layers[1].plan, result.layers[1].plan);
 }
 
+TEST_F(TuningDatabase, SessionsOfSeveralThreadsAreTheirOwn) {
+  if (!has_machine_code()) GTEST_SKIP() << "tuning measures machine code, there is none here";
+  const TuningLayer layer{"l", small_layer()};
+  TuningOptions options = quick(path());
+  options.threads = 2;
+  options.most_trials = 3;
+  ASSERT_EQ(tune({&layer, 1}, options).value().layers.size(), 1U);
+  const PlanDatabase db = open();
+  EXPECT_TRUE(db.find_tuned(make_key(layer.problem, 1, 2)).value().has_value());
+  EXPECT_FALSE(db.find_tuned(make_key(layer.problem, 1, 1)).value().has_value());
+}
+
 TEST_F(TuningDatabase, ShardsPartTheLayers) {
   if (!has_machine_code()) GTEST_SKIP() << "tuning measures machine code, there is none here";
   std::vector<TuningLayer> layers = small_layers();

@@ -160,8 +160,8 @@ void bind_tuning(nb::module_& m) {
         R"(Measures plans of layers on this machine and keeps the best in a database.
 
 layers: problems, or tuples of name, problem and batch.
-database: a file, made if there is none. CONVT_TUNING_DB=<file> in the environment of a later process
-    makes compile() use what is in it.
+database: a file, made if there is none. With CONVT_TUNING_DB=<file> in their environment, later
+    processes' compile() uses what is in it.
 budget: seconds, shared among the layers; 0 with resume: what is left of the earlier session's.
 threads: of a run.
 seed: of what the search draws.
