@@ -454,7 +454,7 @@ def plot(result: dict[str, Any], path: str) -> None:
     table = speedups(result)
     peers = [peer for peer in result["peers"] if any(row[peer] for row in table.values())]
     keys = list(table)
-    figure, axes = pyplot.subplots(figsize=(8, 0.55 * len(keys) + 1.4))
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(keys) + 1.2))
     height = 0.8 / max(len(peers), 1)
     for i, peer in enumerate(peers):
         means = [geomean(table[key][peer]) for key in keys]
@@ -468,19 +468,23 @@ def plot(result: dict[str, Any], path: str) -> None:
     axes.set_yticks(range(len(keys)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    ticks = [1, 2, 5, 10, 20, 50, 100]
+    most = max(geomean(table[key][peer]) for key in keys for peer in peers if table[key][peer])
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick < 2 * most]
     axes.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     axes.minorticks_off()
+    axes.set_xlim(min(1, axes.get_xlim()[0]), most * 1.4)
+    axes.margins(y=0.01)
     axes.axvline(1, color="black", linewidth=0.8)
     settings = result["settings"]
     axes.set_xlabel("times faster, geometric mean of a class (layers)", fontsize=8)
     axes.set_title(
-        f"convt, float32, {settings['layout']}, threads: {settings['threads']}", fontsize=9
+        f"convt against others, float32, {settings['layout'].upper()}, threads: {settings['threads']}",
+        fontsize=9,
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def save(result: dict[str, Any], path: str) -> None:
