@@ -3,8 +3,11 @@
 
     bench/peers.py --layers bench/layers/real.jsonl --json peers.json --plot peers.png
 
-Each layer without its epilogue, float32, in one process, all libraries in turn, in bursts of about
-2 ms, on the same x; the least time counts. All have the same number of threads. Weights are given
+Each layer, float32, with what follows it in its network (`post`; steps that no library fuses, such
+as instance norms, are left out everywhere), in one process, all libraries in turn, in bursts of about
+2 ms, on the same x; the least time counts. A batch norm that comes first counts as a bias for all:
+whoever deploys a model folds it into the weights. PyTorch's activations work in place. --ignore-post
+leaves everything out. All have the same number of threads. Weights are given
 beforehand, so whatever packs them may (torch.compile: with freezing). Outputs go to memory that is
 there already: convt, ONNX Runtime and OpenVINO are given it; PyTorch, which makes a tensor at each
 call, finds the one before in malloc's free memory (no mmap, no trimming). Results are compared
@@ -26,6 +29,7 @@ import pathlib
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +40,7 @@ import numpy as np
 
 BURST = 2e-3
 TOLERANCE = 1e-4  # of the largest output
+STEPS = "bn scale_shift add relu leaky_relu prelu clip sigmoid tanh gelu".split()
 SMALL = 5e-6  # layers of less time are mostly call overhead: not in the means
 Call = Callable[[], Any]
 
@@ -55,6 +60,21 @@ class Layer:
         if problem.bias:
             self.b = rng.uniform(-1, 1, problem.out_channels).astype(np.float32)
         self.channels_last = problem.layout == "nhwc"
+        rows = problem.parameter_rows
+        self.rows = rng.uniform(0.1, 1, (rows, problem.out_channels)).astype(np.float32)
+        self.residual = None
+        if any(step.startswith("add") for step in problem.epilogue):
+            self.residual = rng.uniform(-1, 1, problem.y_shape(batch)).astype(np.float32)
+
+    def steps(self) -> list[tuple[str, list[float], list[np.ndarray]]]:
+        """Each step's name, numbers and rows."""
+        steps, row = [], 0
+        for text in self.problem.epilogue:
+            name, *numbers = text.split(":")
+            count = {"scale_shift": 2, "prelu": 1}.get(name, 0)
+            steps.append((name, [float(n) for n in numbers], list(self.rows[row : row + count])))
+            row += count
+        return steps
 
     def new_y(self) -> np.ndarray:
         return np.zeros(self.problem.y_shape(self.batch), np.float32)
@@ -74,7 +94,10 @@ class Layer:
 def convt_call(layer: Layer, threads: int) -> tuple[Call, np.ndarray]:
     kernel = convt.compile(layer.problem, expected_batch=layer.batch)
     packed, y = kernel.pack(layer.w), layer.new_y()
-    return lambda: kernel.run(layer.x, packed, layer.b, out=y, threads=threads), y
+    more = {"out": y, "residual": layer.residual, "threads": threads}
+    if layer.rows.size:
+        more["parameters"] = layer.rows
+    return lambda: kernel.run(layer.x, packed, layer.b, **more), y
 
 
 class Torch:
@@ -111,6 +134,7 @@ class Torch:
             if rank > 1:
                 formats = {2: torch.channels_last, 3: torch.channels_last_3d}
                 module = module.to(memory_format=formats[rank])
+        module = torch.nn.Sequential(module, *(self.step(*step, layer) for step in layer.steps()))
         if self.compiled:
             torch._dynamo.reset()
             module = torch.compile(module, dynamic=False)
@@ -120,6 +144,74 @@ class Torch:
             return (y.movedim(1, -1) if layer.channels_last else y).numpy()
 
         return (lambda: module(x)), result
+
+    def step(self, name: str, numbers: list[float], rows: list[np.ndarray], layer: Layer) -> Any:
+        nn, channels = self.torch.nn, layer.problem.out_channels
+        if name == "scale_shift":
+            norm = getattr(nn, f"BatchNorm{len(layer.problem.kernel)}d")(channels, eps=0).eval()
+            norm.weight.copy_(self.torch.from_numpy(rows[0]))
+            norm.bias.copy_(self.torch.from_numpy(rows[1]))
+            return norm
+        if name == "prelu":
+            slopes = nn.PReLU(channels)
+            slopes.weight.copy_(self.torch.from_numpy(rows[0]))
+            return slopes
+        if name == "add":
+            residual = self.torch.from_numpy(layer.residual)
+            return add_in_place(residual.movedim(-1, 1) if layer.channels_last else residual)
+        return {
+            "relu": lambda: nn.ReLU(inplace=True),
+            "leaky_relu": lambda a=0.01: nn.LeakyReLU(a, inplace=True),
+            "clip": lambda low, high: nn.Hardtanh(low, high, inplace=True),
+            "sigmoid": nn.Sigmoid,
+            "tanh": nn.Tanh,
+            "gelu_erf": nn.GELU,
+        }[name](*numbers)
+
+
+def add_in_place(residual: Any) -> Any:
+    import torch
+
+    class AddInPlace(torch.nn.Module):
+        def forward(self, y: Any) -> Any:
+            return y.add_(residual)
+
+    return AddInPlace()
+
+
+def onnx_steps(layer: Layer) -> tuple[list[Any], list[Any]]:
+    """Nodes and constants of a layer's steps, the first of which reads "t"."""
+    from onnx import helper, numpy_helper
+
+    nodes, tensors, value = [], [], "t"
+    channels, rank = layer.problem.out_channels, len(layer.problem.kernel)
+
+    def constant(array: np.ndarray) -> str:
+        name = f"c{len(tensors)}"
+        tensors.append(numpy_helper.from_array(array.astype(np.float32), name))
+        return name
+
+    for name, numbers, rows in layer.steps():
+        inputs, attributes = [], {}
+        match name:
+            case "scale_shift":
+                kind = "BatchNormalization"
+                zeros, ones = np.zeros(channels), np.ones(channels)
+                inputs = [constant(array) for array in (*rows, zeros, ones)]
+                attributes["epsilon"] = 0.0
+            case "prelu":
+                kind, inputs = "PRelu", [constant(rows[0].reshape(-1, *(1,) * rank))]
+            case "add":
+                kind, inputs = "Add", ["r"]
+            case "clip":
+                kind, inputs = "Clip", [constant(np.array(number)) for number in numbers]
+            case "leaky_relu":
+                kind, attributes["alpha"] = "LeakyRelu", numbers[0] if numbers else 0.01
+            case _:
+                kind = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu_erf": "Gelu"}[name]
+        nodes.append(helper.make_node(kind, [value, *inputs], [f"t{len(nodes)}"], **attributes))
+        value = nodes[-1].output[0]
+    return nodes, tensors
 
 
 def onnx_model(layer: Layer) -> bytes:
@@ -132,7 +224,7 @@ def onnx_model(layer: Layer) -> bytes:
     node = helper.make_node(
         "ConvTranspose",
         ["x", "w"] + ["b"] * p.bias,
-        ["y"],
+        ["t"],
         strides=list(p.stride),
         dilations=list(p.dilation),
         group=p.groups,
@@ -142,14 +234,22 @@ def onnx_model(layer: Layer) -> bytes:
     tensors = [numpy_helper.from_array(layer.w, "w")]
     if layer.b is not None:
         tensors.append(numpy_helper.from_array(layer.b, "b"))
+    steps, constants = onnx_steps(layer)
+    nodes = [node, *steps]
+    nodes[-1].output[0] = "y"
+    inputs = {"x": layer.x, "r": layer.residual}
     graph = helper.make_graph(
-        [node],
+        nodes,
         "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, layer.x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, layer.new_y().shape)],
-        tensors,
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+            for name, array in inputs.items()
+            if array is not None
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, p.y_shape(layer.batch))],
+        tensors + constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     return model.SerializeToString()
 
 
@@ -170,9 +270,11 @@ class OnnxRuntime:
 
     def make(self, layer: Layer) -> tuple[Call, Call]:
         session, y = self.session(onnx_model(layer)), layer.new_y()
-        value = self.runtime.OrtValue.ortvalue_from_numpy(layer.x)
         binding = session.io_binding()
-        binding.bind_ortvalue_input("x", value)
+        for name, array in (("x", layer.x), ("r", layer.residual)):
+            if array is not None:
+                value = self.runtime.OrtValue.ortvalue_from_numpy(array)
+                binding.bind_ortvalue_input(name, value)
         binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
 
         def call() -> np.ndarray:
@@ -200,7 +302,9 @@ class OpenVino:
         model = self.core.read_model(onnx_model(layer))
         request = self.core.compile_model(model, "CPU", self.settings).create_infer_request()
         y = layer.new_y()
-        request.set_input_tensor(self.openvino.Tensor(layer.x, shared_memory=True))
+        for name, array in (("x", layer.x), ("r", layer.residual)):
+            if array is not None:
+                request.set_tensor(name, self.openvino.Tensor(array, shared_memory=True))
         request.set_output_tensor(self.openvino.Tensor(y, shared_memory=True))
 
         def result() -> np.ndarray:
@@ -350,7 +454,7 @@ def plot(result: dict[str, Any], path: str) -> None:
     table = speedups(result)
     peers = [peer for peer in result["peers"] if any(row[peer] for row in table.values())]
     keys = list(table)
-    figure, axes = pyplot.subplots(figsize=(8, 0.55 * len(keys) + 1.4))
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(keys) + 1.2))
     height = 0.8 / max(len(peers), 1)
     for i, peer in enumerate(peers):
         means = [geomean(table[key][peer]) for key in keys]
@@ -364,19 +468,23 @@ def plot(result: dict[str, Any], path: str) -> None:
     axes.set_yticks(range(len(keys)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    ticks = [1, 2, 5, 10, 20, 50, 100]
+    most = max(geomean(table[key][peer]) for key in keys for peer in peers if table[key][peer])
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick < 2 * most]
     axes.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     axes.minorticks_off()
+    axes.set_xlim(min(1, axes.get_xlim()[0]), most * 1.4)
+    axes.margins(y=0.01)
     axes.axvline(1, color="black", linewidth=0.8)
     settings = result["settings"]
     axes.set_xlabel("times faster, geometric mean of a class (layers)", fontsize=8)
     axes.set_title(
-        f"convt, float32, {settings['layout']}, threads: {settings['threads']}", fontsize=9
+        f"convt against others, float32, {settings['layout'].upper()}, threads: {settings['threads']}",
+        fontsize=9,
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def save(result: dict[str, Any], path: str) -> None:
@@ -389,6 +497,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--layers", required=True, help="a layers file")
     parser.add_argument("--layout", choices=("nchw", "nhwc"), default="nchw")
+    parser.add_argument("--ignore-post", action="store_true", help="convolutions alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
     parser.add_argument("--filter", default="", help="only layers whose names match this REGEX")
@@ -406,6 +515,25 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
+def read_layers(options: argparse.Namespace) -> list[convt.layers.NamedLayer]:
+    """The layers as they are measured: without steps that convt has not, and with a bias in place
+    of a batch norm that comes first."""
+    layers = []
+    for line in pathlib.Path(options.layers).read_text(encoding="utf-8").splitlines():
+        if not line.strip():
+            continue
+        layer = json.loads(line)
+        steps = [step for step in layer.get("post", []) if step.partition(":")[0] in STEPS]
+        if steps[:1] == ["bn"] and not options.ignore_post:
+            layer["bias"] = True
+            del steps[0]
+        layers.append(json.dumps({**layer, "post": steps}))
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
+        file.write("\n".join(layers))
+        file.flush()
+        return convt.layers.read(file.name, layout=options.layout, ignore_post=options.ignore_post)
+
+
 def load_peers(names: list[str], threads: int) -> dict[str, Any]:
     peers = {}
     for name in names:
@@ -420,7 +548,8 @@ def main() -> int:
     start = time.monotonic()
     options = parse_options()
     keep_freed_memory()
-    settings = {name: getattr(options, name) for name in ("layout", "threads", "cpu_time")}
+    kept = ("layout", "threads", "cpu_time", "ignore_post")
+    settings = {name: getattr(options, name) for name in kept}
     result: dict[str, Any] = {"settings": settings, "peers": {}, "layers": []}
     if options.json and pathlib.Path(options.json).exists():
         result = json.loads(pathlib.Path(options.json).read_text(encoding="utf-8"))
@@ -428,7 +557,7 @@ def main() -> int:
             print(f"{options.json} has other settings: {result['settings']}", file=sys.stderr)
             return 2
     known = {layer["name"] for layer in result["layers"]}
-    layers = convt.layers.read(options.layers, layout=options.layout, ignore_post=True)
+    layers = read_layers(options)
     left = [
         layer for layer in layers if layer.name not in known and re.search(options.filter, layer.name)
     ]

@@ -295,6 +295,10 @@ TEST_F(CliTest, BadLayersAreRefused) {
   expect_refused({"verify", "--layers", "bad.jsonl"}, {"bad.jsonl:2"});
 }
 
+TEST_F(CliTest, ModelsAreReadByThePythonPackage) {
+  expect_refused({"layers", "model.onnx"}, {"python3 -m convt layers"});
+}
+
 TEST_F(CliTest, LayersInAFrameworksWords) {
   const std::string layer =
       R"({"dialect": "keras", "input_shape": [1, 5, 4], "filters": 3, "kernel_size": 3, "padding": )";

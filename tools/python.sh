@@ -3,14 +3,14 @@
 #   tools/python.sh [--with-torch] [arguments of pytest]
 #   tools/python.sh [--with-torch] --setup
 #                   only the virtual environment, build/python, and what it needs from PyPI
-# --with-torch installs PyTorch and ONNX Runtime, too, without which their tests are skipped.
+# --with-torch installs PyTorch, ONNX Runtime and mypy, too, without which tests are skipped.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 requirements=("nanobind>=2.9" "scikit-build-core>=0.11" "numpy>=1.23" "pytest>=7"
   "ml_dtypes>=0.3" "onnx>=1.16")
 # PyTorch: the version that the tests were written against.
-more=("torch==2.13.0" "onnxruntime>=1.20")
+more=("torch==2.13.0" "onnxruntime>=1.20" "mypy>=1.10")
 
 with_torch=0
 if [[ ${1-} == --with-torch ]]; then
@@ -37,7 +37,7 @@ if [[ $(cat "$venv/requirements.txt" 2> /dev/null) != "$wanted" ]]; then
   printf '%s\n' "$wanted" > "$venv/requirements.txt"
 fi
 # Not among the requirements: once there, they stay for runs without the option.
-if ((with_torch)) && ! "$venv/bin/python" -c 'import torch, onnxruntime' 2> /dev/null; then
+if ((with_torch)) && ! "$venv/bin/python" -c 'import torch, onnxruntime, mypy' 2> /dev/null; then
   if ! "$venv/bin/pip" install --quiet --disable-pip-version-check "${more[@]}"; then
     echo "python.sh: pip could not install ${more[*]} (see above); is PyPI in reach?" >&2
     exit 1

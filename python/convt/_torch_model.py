@@ -493,17 +493,18 @@ def _traced_chains(module: nn.Module) -> dict[str, tuple[str, ...]]:
         calls: dict[str, list[fx.Node]] = {}
         for node in graph.nodes:
             if node.op == "call_module":
-                calls.setdefault(node.target, []).append(node)
+                calls.setdefault(str(node.target), []).append(node)
         chains = {}
         for name, (node, *more) in calls.items():
             chain: list[str] = []
             while not more and len(chain) < 2 and len(node.users) == 1:
                 (user,) = node.users
-                if user.op != "call_module" or len(calls[user.target]) > 1:
+                target = str(user.target)
+                if user.op != "call_module" or len(calls[target]) > 1:
                     break
                 if user.args != (node,) or user.kwargs:
                     break
-                chain.append(user.target)
+                chain.append(target)
                 node = user
             chains[name] = tuple(chain)
         if found is not None:

@@ -122,8 +122,7 @@ class PreparedModel(BackendRep):
             if isinstance(inputs, np.ndarray):
                 inputs = [inputs]
             inputs = dict(zip(self._evaluator.input_names, inputs, strict=False))
-        outputs = self._evaluator.run(None, dict(inputs))
-        return tuple(outputs)  # type: ignore[arg-type]
+        return tuple(self._evaluator.run(None, dict(inputs)))
 
 
 class ConvtBackend(Backend):

@@ -24,7 +24,7 @@ __all__ = ["extract"]
 _Dim = int | str | None
 """A length; the name of one that is not known; None without a name."""
 
-_TYPES = {
+_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.BFLOAT16: "bfloat16",

@@ -2,7 +2,12 @@
 
 import ast
 import inspect
+import os
 import pathlib
+import subprocess
+import sys
+
+import pytest
 
 import convt
 
@@ -26,3 +31,12 @@ def test_everything_is_documented():
     for name in convt.__all__:
         thing = getattr(convt, name)
         assert name == "__version__" or inspect.getdoc(thing), name
+
+
+def test_types_are_strict():
+    """The package and its stubs, as strictly as mypy can."""
+    for name in ("mypy", "torch", "onnx"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", os.devnull, str(FOLDER)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
