@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -17,6 +18,7 @@
 #include "compiler/object/kernel_object.hpp"
 #include "runtime/compile.hpp"
 #include "runtime/packed_weights.hpp"
+#include "runtime/plan_source.hpp"
 
 namespace convt::aot {
 namespace {
@@ -110,7 +112,10 @@ class BundleMaker {
  public:
   BundleMaker(const std::vector<Layer>& layers, const BundleOptions& options,
               std::vector<NamedTarget> targets)
-      : layers_(layers), options_(options), targets_(std::move(targets)) {}
+      : layers_(layers),
+        options_(options),
+        targets_(std::move(targets)),
+        plans_(choose_plan_source(options.tuning_db)) {}
 
   Result<Bundle> run() {
     bundle_.machine = machine_of(targets_.front().target);
@@ -164,7 +169,7 @@ class BundleMaker {
     KernelKey key{source.problem, targets_[target].target, {}};
     key.options.backend = options_.backend;
     key.options.expected_batch = std::max<std::int64_t>(source.batch, 1);
-    Result<std::shared_ptr<const KernelState>> kernel = compile_ahead(key);
+    Result<std::shared_ptr<const KernelState>> kernel = compile_ahead(key, plans_);
     if (!kernel.ok()) return in_layer(kernel.error());
     variant.kernel = std::move(*kernel);
     if (Status status = make_file(variant, files_[layer * targets_.size() + target]);
@@ -232,6 +237,7 @@ class BundleMaker {
   const std::vector<Layer>& layers_;
   const BundleOptions& options_;
   const std::vector<NamedTarget> targets_;
+  const std::shared_ptr<const PlanSource> plans_;
   Bundle bundle_;
   std::vector<KernelFile> files_;  ///< [layer][target]
   std::atomic<std::size_t> next_{0};

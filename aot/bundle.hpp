@@ -50,7 +50,8 @@ struct BundleOptions {
   std::string prefix;                ///< of identifiers
   /// automatic: Xbyak for AVX-512, LLVM for all others.
   Backend backend = Backend::automatic;
-  int threads = 1;  ///< that compile
+  int threads = 1;        ///< that compile
+  std::string tuning_db;  ///< as RuntimeOptions::tuning_db
   /// The canonical weights of a layer, to be packed ahead of time; empty bytes: none. Null: none of
   /// any layer.
   std::function<Result<std::vector<std::uint8_t>>(const Layer& layer)> weights;

@@ -23,10 +23,10 @@
 #include "aot/identifiers.hpp"
 #include "aot/runtime/convt_aot.h"
 #include "measuring/interleaved.hpp"
+#include "measuring/measure.hpp"
 #include "tools/common_options.hpp"
 #include "tools/layer_run.hpp"
 #include "tools/machine.hpp"
-#include "measuring/measure.hpp"
 #include "tools/progress.hpp"
 #include "tools/text_table.hpp"
 

@@ -158,7 +158,7 @@ class Compilation {
   std::shared_ptr<KernelState> kernel_;
   std::size_t slice_bytes_ = 0;  ///< workspace of one task
   Backend backend_ = Backend::interpreter;
-  bool plans_;                         ///< no candidates were given
+  bool plans_;  ///< no candidates were given
   std::string given_reason_ = "given by the caller";
   std::vector<Candidate> candidates_;  ///< best first
   std::string storage_key_;            ///< empty: the disk is left alone
@@ -507,8 +507,11 @@ Result<std::shared_ptr<const KernelState>> compile_candidates(const KernelKey& k
   return Compilation(key, context, std::move(candidates)).run();
 }
 
-Result<std::shared_ptr<const KernelState>> compile_ahead(const KernelKey& key) {
-  return Compilation(key, CompileContext{}).run();
+Result<std::shared_ptr<const KernelState>> compile_ahead(const KernelKey& key,
+                                                         std::shared_ptr<const PlanSource> plans) {
+  CompileContext context;
+  context.plans = std::move(plans);
+  return compile_kernel(key, context);
 }
 
 std::size_t kept_bytes(const KernelState& kernel) {

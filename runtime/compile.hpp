@@ -61,9 +61,11 @@ Result<std::shared_ptr<const KernelState>> compile_candidates(
     std::vector<PlanReport::Candidate> candidates);
 
 /// As compile_kernel(), by the same plan, but for another place than this process: nothing becomes
-/// executable. Of AVX-512 targets KernelState::code has its bytes (but not with Backend::llvm); of
+/// executable. `plans` is CompileContext's. Of AVX-512 targets KernelState::code has its bytes (but
+/// not with Backend::llvm); of
 /// others there is the program.
-Result<std::shared_ptr<const KernelState>> compile_ahead(const KernelKey& key);
+Result<std::shared_ptr<const KernelState>> compile_ahead(
+    const KernelKey& key, std::shared_ptr<const PlanSource> plans = nullptr);
 
 /// The Program of a plan, legalised and with registers allocated. Errors: unsupported.
 Result<program::Program> make_program(const Problem& problem, const Target& target,

@@ -7,11 +7,11 @@
 
 #include <fmt/format.h>
 
-"tools/npy.hpp"
 #include "aot/bundle.hpp"
 #include "aot/runtime_files.hpp"
 #include "compiler/problem/tensor_shapes.hpp"
 #include "tools/commands.hpp"
+#include "tools/npy.hpp"
 #include "tools/npz.hpp"
 #include "tools/output_file.hpp"
 #include "tools/progress.hpp"
@@ -27,6 +27,7 @@ struct CompileOptions {
   std::string runtime_source;
   std::string weights;
   std::string prefix;
+  std::string tuning_db;
   std::vector<std::string> targets{"native"};
 };
 
@@ -140,6 +141,7 @@ Result<int> compile_layers(const CompileOptions& options) {
     making.targets.push_back(std::move(*target));
   }
   making.prefix = options.prefix;
+  making.tuning_db = options.tuning_db;
   making.backend = compile_options(options.common, {}).backend;
   making.threads = options.common.threads;
   if (!options.weights.empty()) {
@@ -185,6 +187,10 @@ Command make_compile_command(CLI::App& parent) {
          "folder with <layer's name>.npy of each layer, or an .npz file with these arrays: "
          "packed into the archive")
       ->type_name("PLACE");
+  app->add_option("--tuning-db", options->tuning_db,
+                  "database of tuned plans; default: the one that CONVT_TUNING_DB names, if any")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile);
   app->add_option("--prefix", options->prefix, "of the functions' names")->type_name("TEXT");
   app->add_option("--runtime-source", options->runtime_source,
                   "write the C runtime's source, for machines whose archives come without it")
