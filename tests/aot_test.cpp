@@ -138,7 +138,7 @@ class JobFile {
       bytes = at + size;
       return at;
     };
-    const auto floats = [](const tools::FloatBuffer& buffer) {
+    const auto floats = [](const measuring::FloatBuffer& buffer) {
       return sizeof(float) * static_cast<std::size_t>(buffer.size());
     };
     job.src = place(run.src.bytes());
