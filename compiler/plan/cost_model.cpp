@@ -26,6 +26,8 @@ constexpr double kL2BytesPerCycle = 27, kL3BytesPerCycle = 31, kMemoryBytesPerCy
 // store.
 constexpr double kL2InputLine = 0.74, kFarInputLine = 1.4, kFarScatteredStore = 0.74, kFarStore = 1,
                  kL3Store = 0.47;
+// Vectors of less than a cache line: each row of outputs that is shorter than a vector.
+constexpr double kFarShortRow = 30, kConflictingShortRow = 90;
 constexpr double kExposedReads = 0.58, kL3ReadBytesPerCycle = 24, kMemoryReadBytesPerCycle = 5.9;
 // What prefetching leaves of lines' cost, in tiles of all output channels and in others.
 constexpr double kPrefetched = 0.86, kPrefetchedAgain = 0.085;
@@ -509,6 +511,7 @@ struct PlaneCosts {
   double input_step = 0;  ///< a reduction step
   double next_pass = 0;   ///< and each pass but the first
   double store = 0;       ///< each store
+  double short_row = 0;   ///< each row of outputs that is shorter than a vector
   double panel_line = 0;  ///< each line copied into a panel
 };
 
@@ -590,6 +593,11 @@ PlaneCosts plane_costs(const CostFacts& facts, const Target& target, const Plan&
   const bool cached_output =
       facts.problem.output_spatial() * facts.problem.out_channels * 4 < target.l3_bytes / 2;
   if (far_output && !long_rows) costs.store = kFarScatteredStore;
+  if (far_output && plan.family == Family::channel_lanes && plan.lanes < 16) {
+    // Its line will have left the caches before the rest of it is stored.
+    const bool conflict = facts.problem.output_spatial() * 4 % 4096 == 0;
+    costs.short_row = conflict ? kConflictingShortRow : kFarShortRow;
+  }
   if (far_output && long_rows) costs.store = single_pass && cached_output ? kL3Store : kFarStore;
   if (plan.panel) costs.panel_line = far_input ? kFarPanelLine : kPanelLine;
   return costs;
@@ -739,6 +747,13 @@ bool has_few_masks(const CostFacts& facts, const Plan& plan) {
   return plan.family == Family::channel_lanes && facts.problem.oc_per_group() % plan.lanes == 0;
 }
 
+/// Of channel lanes, channels first: rows of a tile's outputs that do not fill a vector.
+double short_rows(const Plan& plan, const BodyCounts& counts) {
+  const bool is_row = plan.phases == Phases::all;
+  const int outputs = counts.accumulators * plan.lanes / plan.channels;
+  return is_row && outputs < plan.lanes ? counts.outputs : 0;
+}
+
 /// An image's share of tiles of plan.images images.
 PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const Plan& plan,
                              const Tiling& tiling) {
@@ -789,6 +804,7 @@ PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const
       const double end = std::max({counts.stores, counts.shuffles / kShufflesPerCycle}) +
                          counts.accumulators / 4.0 + kTileCycles + kFmaLatency * 2 +
                          counts.end_stalls + counts.stores * planes.store +
+                         short_rows(plan, counts) * planes.short_row +
                          epilogue_cycles(facts.problem, plan, counts);
       const double overhead =
           kLoopCycles * (2 * counts.passes + trips);  // of the loop over tap rows, and over taps

@@ -328,16 +328,18 @@ llvm::Value* StageBuilder::batch_count(const Scalar& info) {
   return ir_.CreateSelect(ir_.CreateICmpSLT(left, b), left, b);
 }
 
-/// Begins a new block where selection, which goes block by block, would do more than translate. Of
-/// two loads of one place it would make one, and so keep a register in use for as long as the
-/// Program, which loads again, does not. Shuffles of shuffles it would try to combine, at great
-/// length. It also takes longer, the longer a block is.
+/// Begins a new block where selection, which goes block by block, would do more than translate: of
+/// two loads of one place it would make one; it gathers loads of neighbouring places, wherever in
+/// the block they stand. Either keeps registers in use that the Program uses for something else.
+/// Shuffles of shuffles it would try to combine, at great length. It also takes longer, the longer
+/// a block is.
 void StageBuilder::separate(std::int32_t at) {
   constexpr int kMostInstructions = 128;
   const auto forget = [this] {
     loaded_.clear();
     shuffled_.clear();
     built_ = 0;
+    has_load_ = computes_after_load_ = false;
     loaded_in_ = ir_.GetInsertBlock();
   };
   if (loaded_in_ != ir_.GetInsertBlock()) forget();
@@ -347,11 +349,17 @@ void StageBuilder::separate(std::int32_t at) {
   const std::tuple key(mem.stream, mem.displacement, is_element_access(in));
   const bool shuffles = is_fixed_shuffle(in.op);
   const bool again = shuffles && (shuffled_.count(in.a) != 0 || shuffled_.count(in.b) != 0);
-  if (++built_ > kMostInstructions || again || (loads && loaded_.count(key) != 0)) {
+  const bool gathers = in.op == Op::load && computes_after_load_;
+  if (++built_ > kMostInstructions || again || gathers || (loads && loaded_.count(key) != 0)) {
     llvm::BasicBlock* next = new_block("next");
     ir_.CreateBr(next);
     ir_.SetInsertPoint(next);
     forget();
+  }
+  if (in.op == Op::load) {
+    has_load_ = true;
+  } else if (in.op != Op::broadcast && in.op != Op::prefetch) {
+    computes_after_load_ = has_load_;
   }
   if (loads) loaded_.insert(key);
   if (shuffles) shuffled_.insert(in.dst);

@@ -104,7 +104,8 @@ class StageBuilder {
   std::set<std::tuple<program::StreamId, std::int32_t, bool>> loaded_;  ///< in this block
   std::set<program::Reg> shuffled_;  ///< likewise: results of shuffles
   llvm::BasicBlock* loaded_in_ = nullptr;
-  int built_ = 0;  ///< instructions in this block
+  int built_ = 0;                                        ///< instructions in this block
+  bool has_load_ = false, computes_after_load_ = false;  ///< likewise
   std::string error_;
 };
 
