@@ -14,7 +14,9 @@
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
 #include "compiler/program/passes.hpp"
+#include "compiler/program/shape.hpp"
 #include "runtime/kernel_name.hpp"
+#include "runtime/shape_cache.hpp"
 
 namespace convt {
 namespace {
@@ -53,46 +55,6 @@ std::size_t workspace_bytes(const program::Program& program) {
     bytes = std::max(bytes, (last + 1) * program::element_bytes(buffer.type));
   }
   return static_cast<std::size_t>(bytes);
-}
-
-/// Bytes that each image takes in the staged tensors.
-StagedBytes staged_bytes(const program::Program& program) {
-  StagedBytes bytes;
-  for (const program::Buffer& buffer : program.buffers) {
-    if (!program::is_staged(buffer.kind)) continue;
-    const std::int64_t image = buffer.stride[static_cast<std::size_t>(buffer.batch_axis)];
-    (buffer.kind == program::BufferKind::staged_src ? bytes.src : bytes.dst) =
-        static_cast<std::size_t>(image * program::element_bytes(buffer.type));
-  }
-  return bytes;
-}
-
-RunStage make_run_stage(const program::Stage& stage) {
-  RunStage run;
-  for (const program::Coordinate& coordinate : stage.grid) {
-    const program::Extent& extent = coordinate.extent;
-    if (extent.batch_block > 0) {
-      run.batch_blocks.push_back(extent.batch_block);
-    } else {
-      run.fixed_items *= extent.constant;
-    }
-  }
-  return run;
-}
-
-/// The largest batch that validate_batch() accepts.
-std::int64_t find_max_batch(const Problem& problem) {
-  std::int64_t low = 0;
-  std::int64_t high = std::int64_t{1} << 41;
-  while (low < high) {
-    const std::int64_t middle = low + (high - low + 1) / 2;
-    if (validate_batch(problem, middle).ok()) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
 }
 
 void append(std::string& note, const std::string& text) {
@@ -261,6 +223,9 @@ Status Compilation::build(const Candidate& candidate) {
   }
   slice_bytes_ = workspace_bytes(*program);
   kernel_->staged = staged_bytes(*program);
+  kernel_->block_words = program::make_shape_block(*program);
+  kernel_->shapes = nullptr;
+  if (key_.problem.is_dynamic()) kernel_->shapes = std::make_shared<ShapeCache>(*program);
   if (!interpreted_) return generate_code(*program, candidate.plan);
   kernel_->program = std::make_unique<program::Program>(*std::move(program));
   return ok_status();
@@ -363,12 +328,14 @@ std::size_t kept_bytes(const KernelState& kernel) {
   std::size_t bytes = sizeof kernel + kernel.info.code_bytes + 1024;  // and some for its texts
   bytes += kernel.info.rejected.size() * (sizeof(PlanCandidate) + 128);
   bytes += kernel.workspaces->slice_bytes() * static_cast<std::size_t>(kernel.pool->threads());
-  if (!kernel.program) return bytes;
-  for (const program::Stage& stage : kernel.program->stages) {
-    bytes += stage.code.size() * sizeof(program::Inst);
-  }
-  return bytes + kernel.program->addresses.size() * sizeof(program::Address) +
-         kernel.program->constants.size() * 4;
+  const auto count = [&](const program::Program& program) {
+    for (const program::Stage& stage : program.stages)
+      bytes += stage.code.size() * sizeof(program::Inst);
+    bytes += program.addresses.size() * sizeof(program::Address) + program.constants.size() * 4;
+  };
+  if (kernel.program) count(*kernel.program);
+  if (kernel.shapes) count(kernel.shapes->program());
+  return bytes;
 }
 
 }  // namespace convt

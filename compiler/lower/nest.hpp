@@ -41,7 +41,7 @@ class Nest {
 
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
   [[nodiscard]] bool one_tile_a_row() const {
-    return tiling_.runs.size() == 1 && tiling_.runs[0].tiles == 1;
+    return tiling_.runs.size() == 1 && tiling_.runs[0].tiles == 1 && !has_dynamic_rows();
   }
   /// Input rows from one tile of rows to the next.
   [[nodiscard]] std::int32_t rows_ahead() const { return row_tiling_.width; }
@@ -53,6 +53,7 @@ class Nest {
   template <class Lower>
   void for_each_body(Lower&& lower) {
     begin_stage();
+    if (builder_.declares_only()) return end_stage();
     for (row_body_ = 0; row_body_ < row_tiling_.bodies.size(); ++row_body_) {
       begin_row_body();
       for (std::size_t b = 0; b < tiling_.bodies.size(); ++b) {
@@ -196,6 +197,7 @@ class Nest {
     bool tiled = false;          ///< rows are tiles whose bodies have the taps: one tap, at 0
     bool constant_taps = false;  ///< every row has the same count of live taps
     std::int64_t rows = 1;
+    bool dynamic = false;         ///< rows depend on lengths
     std::int64_t taps = 1;        ///< that count
     std::int64_t most_taps = 1;   ///< the largest count of a row
     std::int64_t input_step = 0;  ///< input rows between neighbouring taps of a phase
@@ -218,7 +220,12 @@ class Nest {
   [[nodiscard]] Mem row_mem(int row, std::int64_t channel);
   OuterAxis make_outer_axis(std::size_t a);
   OuterAxis make_tiled_axis(const Axis& axis);
-  void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table);
+  void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table,
+                    bool dynamic = false);
+  /// Whether the innermost axis, which is tiled, is dynamic.
+  [[nodiscard]] bool has_dynamic_rows() const {
+    return axes_[kMaxRank - 1].dynamic && plan_.phases != Phases::row;
+  }
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
   void bind_images();

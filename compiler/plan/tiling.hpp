@@ -6,6 +6,10 @@
 // have no output and some taps no input. What of that a tile sees is static, so that border tiles
 // need no tests at run time: tiles that see the same share one body, and neighbouring tiles of one
 // body form a run, which the kernel walks with a plain loop.
+//
+// Of a dynamic axis, the bodies are those of all lengths together, in an order that no length
+// changes. Where a row begins is the same for all lengths; of its end a tile sees how far away it
+// is, which has few values that matter. So they are few.
 #pragma once
 
 #include <cstdint>
@@ -72,6 +76,9 @@ struct Tiling {
   std::vector<TileBody> bodies;
   std::vector<TileRun> runs;
   std::vector<std::int32_t> tap_groups;  ///< sizes, in packed order
+  /// Of a dynamic axis: the first so many bodies are of tiles far from both ends. Runs of the others
+  /// are of one tile.
+  std::size_t far_bodies = 0;
 };
 
 /// The body with the taps of `block` for its own.

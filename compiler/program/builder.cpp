@@ -40,8 +40,9 @@ BufferId Builder::buffer(Buffer buffer) {
   return static_cast<BufferId>(program_.buffers.size() - 1);
 }
 
-TableId Builder::table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values) {
-  program_.tables.push_back({std::move(name), columns, std::move(values)});
+TableId Builder::table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values,
+                       bool dynamic) {
+  program_.tables.push_back({std::move(name), columns, std::move(values), dynamic});
   return static_cast<TableId>(program_.tables.size() - 1);
 }
 

@@ -15,9 +15,14 @@ class Builder {
  public:
   Builder(std::string name, int lanes, int vector_registers, int mask_registers);
 
+  /// Only declarations and grids matter: lowerings may leave out the bodies of their stages.
+  void declare_only() { declares_only_ = true; }
+  [[nodiscard]] bool declares_only() const { return declares_only_; }
+
   // Declarations.
   BufferId buffer(Buffer buffer);
-  TableId table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values);
+  TableId table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values,
+                bool dynamic = false);
   /// A vector constant: `lanes` 32-bit words in the constant block. Equal constants are shared.
   /// As a broadcast operand it is its first word.
   Mem constant(std::span<const std::uint32_t> words);
@@ -96,6 +101,7 @@ class Builder {
   void grow_slots();
 
   Program program_;
+  bool declares_only_ = false;
   std::vector<std::int32_t> open_;  ///< indices of open loops and ifs
   std::vector<AddressId> slots_;    ///< open-addressing hash set of addresses; kNone: free
 };

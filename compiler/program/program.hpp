@@ -15,6 +15,11 @@
 // prove each access per axis and the interpreter can check it. What five readers make of it:
 // backends translate one for one, the interpreter executes, the verifier proves, the printer shows.
 //
+// A Program may be *dynamic*: made for some lengths of the tensors, its code serves others. What then
+// depends on the lengths is marked (strides of buffers, extents of grids, contents of tables), and
+// nothing else does: the instructions, addresses and constants are the same for all lengths. What is
+// marked makes up the Program's shape (shape.hpp), which machine code reads at run time.
+//
 // Life of a Program:  lower -> legalise(Target) -> allocate_registers -> verify -> {backend,
 // interpreter}
 #pragma once
@@ -61,6 +66,7 @@ struct Affine {
 struct Extent {
   std::int64_t constant = 1;
   std::int64_t batch_block = 0;  ///< 0: constant; b > 0: ceil(N / b)
+  bool dynamic = false;          ///< the constant depends on lengths
   [[nodiscard]] std::int64_t count(std::int64_t batch) const;
   bool operator==(const Extent&) const = default;
 };
@@ -90,6 +96,7 @@ struct Table {
   std::string name;
   std::uint16_t columns = 1;
   std::vector<std::int32_t> values;
+  bool dynamic = false;  ///< values, and how many rows there are, depend on lengths
   [[nodiscard]] std::int64_t rows() const {
     return static_cast<std::int64_t>(values.size()) / columns;
   }
@@ -157,6 +164,10 @@ struct Buffer {
   std::array<std::int64_t, kMaxAxes> extent{};  ///< elements; extent[batch_axis] is ignored
   std::array<std::int64_t, kMaxAxes> stride{};  ///< elements
   int batch_axis = -1;                          ///< the axis whose extent is the run-time N
+  std::uint8_t dynamic_strides = 0;             ///< bit a: stride[a] depends on lengths
+  [[nodiscard]] bool has_dynamic_stride(std::size_t axis) const {
+    return (dynamic_strides >> axis & 1) != 0;
+  }
 };
 
 /// The variable part of a memory operand: one affine index per axis of the buffer. Interned: many
