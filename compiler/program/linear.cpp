@@ -172,10 +172,9 @@ class Lineariser {
   SumId intern(const ShapeSum& sum) {
     if (sum.terms.empty()) return kNone;
     const auto found = std::find(result_.sums.begin(), result_.sums.end(), sum);
+    const auto id = static_cast<SumId>(found - result_.sums.begin());
     if (found == result_.sums.end()) result_.sums.push_back(sum);
-    return static_cast<SumId>(
-        found == result_.sums.end() ? result_.sums.size() - 1
-                                    : static_cast<std::size_t>(found - result_.sums.begin()));
+    return id;
   }
 
   /// Addresses scale an index by up to 8: fewer sums then differ.
