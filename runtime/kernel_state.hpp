@@ -66,7 +66,7 @@ struct KernelState : KernelShape {
   KernelInfo info;
 
   ExecutableBlock block;  ///< empty: interpreted
-  Code code;  ///< without its bytes, which are in `block`
+  Code code;              ///< without its bytes, which are in `block`
 };
 
 }  // namespace convt

@@ -100,8 +100,7 @@ Result<std::shared_ptr<const KernelShape>> ShapeCache::make(const KernelState& k
   shape->staged = staged_bytes(*program);
   shape->block_words = program::make_shape_block(*program);
   shape->problem = *std::move(problem);
-  if (kernel.program)
-    shape->program = std::make_unique<program::Program>(*std::move(program));
+  if (kernel.program) shape->program = std::make_unique<program::Program>(*std::move(program));
   return std::shared_ptr<const KernelShape>(std::move(shape));
 }
 

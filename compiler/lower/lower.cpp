@@ -49,6 +49,10 @@ static void store_converted(Builder& builder, const Mem& mem, Reg value, int cou
   builder.store(mem, value, mask);
 }
 
+void store_masked(Builder& builder, const Mem& mem, Reg value, Reg mask) {
+  store_converted(builder, mem, value, 0, mask);
+}
+
 void store_lanes(Builder& builder, const Mem& mem, Reg value, std::uint64_t bits, int lanes,
                  bool in_pieces, Reg mask) {
   const int count = std::popcount(bits);

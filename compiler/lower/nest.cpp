@@ -29,6 +29,7 @@ enum RunColumn : std::uint16_t {
   kPanelCount,
   kPanelSrc,
   kPanelDst,
+  kVariant,
   kRunColumns
 };
 
@@ -483,6 +484,7 @@ void Nest::bind_runs(const Affine& row) {
     table.push_back(static_cast<std::int32_t>(columns.count));
     table.push_back(static_cast<std::int32_t>(columns.src));
     table.push_back(static_cast<std::int32_t>(columns.dst));
+    table.push_back(run.variant);
   }
   if (tiling_.runs.size() == 1 && !has_dynamic_rows()) {
     const TileRun& run = tiling_.runs[0];
@@ -497,6 +499,10 @@ void Nest::bind_runs(const Affine& row) {
   }
   run_table_ = builder_.table("runs", kRunColumns, std::move(table), has_dynamic_rows());
   if (tiling_.bodies.size() > 1) run_body_ = builder_.let("body", run_table_, row, kBody);
+  if (!tiling_.variants.empty()) {
+    run_variant_ = builder_.let("variant", run_table_, row, kVariant);
+    lanes_table_ = builder_.table("lanes", 1, {});
+  }
   run_tiles_ = builder_.let("tiles", run_table_, row, kTiles);
   run_output_ = Affine::of(builder_.let("run_output", run_table_, row, kRunOutput));
   run_input_ = Affine::of(builder_.let("run_input", run_table_, row, kRunInput));
@@ -514,10 +520,10 @@ void Nest::bind_runs(const Affine& row) {
     run_trips_scalar_ = builder_.let("trips", run_table_, row, kRunTrips);
     run_trips_ = Affine::of(run_trips_scalar_);
   }
-  const bool one_group =
-      has_dynamic_rows() ? tiling_.tap_groups.size() <= 1
-                         : std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
-                                       [](const TileRun& run) { return run.group_begin == 0; });
+  const bool one_group = has_dynamic_rows()
+                             ? tiling_.tap_groups.size() <= 1
+                             : std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
+                                           [](const TileRun& run) { return run.group_begin == 0; });
   if (!one_group) run_group_ = Affine::of(builder_.let("run_group", run_table_, row, kRunGroup));
 }
 
@@ -549,6 +555,7 @@ void Nest::end_row_body() {
 }
 
 void Nest::begin_body(std::size_t body) {
+  body_ = body;
   builder_.comment("body " + std::to_string(body));
   if (tiling_.bodies.size() > 1)
     builder_.begin_if_equal(run_body_, static_cast<std::int64_t>(body));
@@ -567,6 +574,15 @@ void Nest::begin_body(std::size_t body) {
 void Nest::end_body() {
   builder_.end_loop();
   if (tiling_.bodies.size() > 1) builder_.end_if();
+}
+
+ScalarId Nest::look_up_lanes(std::span<const std::uint64_t> bits_of_variants) {
+  const std::vector<std::uint64_t> bits(bits_of_variants.begin(), bits_of_variants.end());
+  const auto [row, is_new] = lanes_rows_.try_emplace(bits, 0);
+  if (is_new)
+    row->second =
+        builder_.append(lanes_table_, std::vector<std::int32_t>(bits.begin(), bits.end()));
+  return builder_.let("lanes", lanes_table_, Affine(row->second) + Affine::of(run_variant_), 0);
 }
 
 void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name) {
@@ -665,10 +681,15 @@ AddressId Nest::dst_address() { return output_address(dst_); }
 
 Reg Nest::finish(const Mem& dst, std::uint64_t bits, Reg value, const LoadRow& load) {
   if (!epilogue_.has_residual()) return value;
+  return finish_masked(dst, make_load_mask(builder_, bits, lanes_), value, load);
+}
+
+Reg Nest::finish_masked(const Mem& dst, Reg mask, Reg value, const LoadRow& load) {
+  if (!epilogue_.has_residual()) return value;
   Mem mem = dst;
   mem.address = output_address(residual_);
   const Reg residual = builder_.vector();
-  builder_.load(residual, mem, make_load_mask(builder_, bits, lanes_));
+  builder_.load(residual, mem, mask);
   epilogue_.finish(residual, value, load);
   return residual;
 }

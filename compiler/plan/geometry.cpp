@@ -293,6 +293,7 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   const std::int64_t run =
       plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
   Tiling tiling = tile_innermost(axis, plan, run);
+  if (axis.dynamic && plan.family == Family::space_lanes) tiling = share_bodies(tiling, plan.lanes);
   if (plan.family == Family::group_lanes) {
     // The runs of all phases that write to one place, one after the other.
     std::stable_sort(tiling.runs.begin(), tiling.runs.end(),

@@ -107,8 +107,7 @@ const Tiling& Planner::tiling(const Plan& plan) {
 
 /// Images share a tile only where the positions of one do not fill it.
 int Planner::choose_most_images() const {
-  const bool small =
-      innermost_.output <= kSmallRow * innermost_.stride && !problem_.is_dynamic();
+  const bool small = innermost_.output <= kSmallRow * innermost_.stride && !problem_.is_dynamic();
   return small && !has_zero_tail(problem_)
              ? static_cast<int>(std::min<std::int64_t>(batch_, kMostImages))
              : 1;
@@ -462,7 +461,8 @@ std::vector<PlanReport::Candidate> find_candidates(const Problem& problem, const
   const double limit_us = roofline_cycles(problem, target) / kCyclesPerMicrosecond;
   const bool is_slow =
       best == candidates.end() || best->predicted_us > kStagingThreshold * limit_us;
-  const bool can_stage = !problem.input_activation && !problem.is_dynamic() && problem.math_mode == MathMode::strict &&
+  const bool can_stage = !problem.input_activation && !problem.is_dynamic() &&
+                         problem.math_mode == MathMode::strict &&
                          (!problem.is_int8() || has_exact_sums(problem));
   if (is_slow && can_stage) {
     for (const Staging& staging : other_orders(problem)) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 namespace convt {
@@ -193,9 +194,8 @@ Interior find_interior(const Axis& axis, const PhaseSet& set, std::int32_t width
 }
 
 bool has_outputs(const TileBody& body) {
-  return std::any_of(
-      body.phases.begin(), body.phases.end(),
-      [](const BodyPhase& phase) { return phase.valid_begin < phase.valid_end; });
+  return std::any_of(body.phases.begin(), body.phases.end(),
+                     [](const BodyPhase& phase) { return phase.valid_begin < phase.valid_end; });
 }
 
 /// The bodies of a dynamic axis' tiles at all lengths.
@@ -237,9 +237,7 @@ class BodiesOfAllLengths {
         0, ceil_div(std::max(last_begin_, set_.max_shift) - set_.q_begin, width_));
   }
 
-  [[nodiscard]] std::int64_t q_of(std::int64_t tile) const {
-    return set_.q_begin + tile * width_;
-  }
+  [[nodiscard]] std::int64_t q_of(std::int64_t tile) const { return set_.q_begin + tile * width_; }
   /// From which on the tile does not see the row's end.
   [[nodiscard]] std::int64_t far_input(std::int64_t tile) const {
     return q_of(tile) + width_ - std::min(first_end_, set_.min_shift);
@@ -322,6 +320,40 @@ void append_sets(Tiling& tiling, const Axis& axis, const std::vector<PhaseSet>& 
 }
 
 }  // namespace
+
+Tiling share_bodies(const Tiling& tiling, int lanes) {
+  Tiling shared = tiling;
+  shared.bodies.clear();
+  std::vector<std::pair<std::int32_t, std::int32_t>> places;  // body, variant
+  // What bodies that may be one have in common.
+  const auto common = [&](TileBody body) {
+    std::int32_t end = 0;
+    for (const BodyPhase& phase : body.phases) end = std::max(end, phase.valid_end);
+    const std::int32_t vectors = (end + lanes - 1) / lanes;
+    for (BodyPhase& phase : body.phases) phase.valid_end = vectors;
+    body.input_end = 0;
+    return body;
+  };
+  std::vector<TileBody> keys;
+  for (std::size_t b = 0; b < tiling.bodies.size(); ++b) {
+    const TileBody key = common(tiling.bodies[b]);
+    const bool is_far = b < tiling.far_bodies;
+    const auto far = static_cast<std::ptrdiff_t>(is_far ? b : tiling.far_bodies);
+    const auto found = is_far ? keys.end() : std::find(keys.begin() + far, keys.end(), key);
+    const auto place = static_cast<std::size_t>(found - keys.begin());
+    if (found == keys.end()) {
+      keys.push_back(key);
+      shared.bodies.push_back(tiling.bodies[b]);
+      shared.variants.emplace_back();
+    }
+    shared.variants[place].push_back(tiling.bodies[b]);
+    places.emplace_back(static_cast<std::int32_t>(place),
+                        static_cast<std::int32_t>(shared.variants[place].size()) - 1);
+  }
+  for (TileRun& run : shared.runs)
+    std::tie(run.body, run.variant) = places[static_cast<std::size_t>(run.body)];
+  return shared;
+}
 
 TileBody with_taps(TileBody body, const TapBlock& block) {
   body.phases[0].taps = block.taps;

@@ -23,6 +23,8 @@ class Builder {
   BufferId buffer(Buffer buffer);
   TableId table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values,
                 bool dynamic = false);
+  /// Further rows of a table; the first one's number.
+  std::int64_t append(TableId table, std::span<const std::int32_t> values);
   /// A vector constant: `lanes` 32-bit words in the constant block. Equal constants are shared.
   /// As a broadcast operand it is its first word.
   Mem constant(std::span<const std::uint32_t> words);
@@ -53,6 +55,7 @@ class Builder {
   // Registers.
   Reg vector() { return program_.vreg_count < kNone ? program_.vreg_count++ : kNone; }
   Reg mask(std::uint64_t bits);  ///< a fresh mask register, set to `bits` here
+  Reg mask_of(ScalarId let);     ///< the same, set to the low bits of a let
 
   // Instructions. `m` is a mask register or kNone.
   void zero(Reg d);

@@ -56,7 +56,7 @@ struct Stream {
     SumId sum;
   };
   std::vector<ShapeTerm> shape_bytes;  ///< further bytes: scalar * sum
-  SumId offset_of = kNone;  ///< not a pointer but the sum itself, to be at hand in a loop
+  SumId offset_of = kNone;    ///< not a pointer but the sum itself, to be at hand in a loop
   std::int32_t init_at = 0;   ///< index in code before which the stream is initialised
   std::int32_t last_use = 0;  ///< index in code of the end of its live range
   int uses_depth = 0;         ///< deepest loop nesting of a use
@@ -82,7 +82,7 @@ struct LinearStage {
   struct Operand {
     StreamId stream = kNone;  ///< kNone: no memory operand
     std::int32_t displacement = 0;
-    SumId offset = kNone;         ///< bytes to add, `scale` times
+    SumId offset = kNone;  ///< bytes to add, `scale` times
     std::uint8_t scale = 1;
     StreamId offset_stream = kNone;  ///< that holds the offset, if one does
   };

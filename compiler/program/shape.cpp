@@ -84,9 +84,9 @@ std::vector<std::int64_t> make_shape_block(const Program& program) {
 }
 
 Result<Program> specialise(Program program, const Program& shape) {
-  const auto declared = static_cast<std::size_t>(std::count_if(
-      program.buffers.begin(), program.buffers.end(),
-      [](const Buffer& buffer) { return !is_constant_block(buffer); }));
+  const auto declared = static_cast<std::size_t>(
+      std::count_if(program.buffers.begin(), program.buffers.end(),
+                    [](const Buffer& buffer) { return !is_constant_block(buffer); }));
   if (shape.buffers.size() < declared || shape.stages.size() != program.stages.size())
     return differs(program, "count of buffers or stages");
   for (std::size_t b = 0, other = 0; b < program.buffers.size(); ++b) {

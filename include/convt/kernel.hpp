@@ -48,7 +48,7 @@ class PackedWeights {
 
 /// What one run works on. Element type and layout are the Problem's; no pointer needs an alignment.
 struct RunArguments {
-  std::int64_t batch = 1;     ///< images N; 0 does nothing
+  std::int64_t batch = 1;  ///< images N; 0 does nothing
   /// Lengths of x along its dynamic axes, by axis; those of y follow. 0: the Problem's own.
   std::array<std::int64_t, kMaxRank> input_lengths{};
   const void* src = nullptr;  ///< x: (N, Cin, I...) or (N, I..., Cin)
@@ -150,8 +150,9 @@ class Kernel {
   /// a larger batch than ever needs workspace of the kernel's own. Rounding and
   /// denormals are as the caller's MXCSR says, on all threads. Errors, before any byte is written:
   /// invalid_argument when a pointer is missing (or one given that the layer has no use for), batch
-  /// or threads are negative, a length is too short (or of an axis that is not dynamic), weights are packed for another layout, y overlaps an input, or the
-  /// workspace is too small or misaligned; unsupported when batch makes a tensor of 2^40 bytes.
+  /// or threads are negative, a length is too short (or of an axis that is not dynamic), weights
+  /// are packed for another layout, y overlaps an input, or the workspace is too small or
+  /// misaligned; unsupported when batch makes a tensor of 2^40 bytes.
   Status run(const RunArguments& arguments) const;
 
   /// The machine code, as it stands in memory; empty for the interpreter.

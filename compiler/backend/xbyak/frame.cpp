@@ -30,8 +30,8 @@ struct Candidate {
   Place* place;
   std::int32_t begin;
   std::int32_t end;
-  int depth;  ///< of its hottest use
-  int uses;   ///< at that depth
+  int depth;               ///< of its hottest use
+  int uses;                ///< at that depth
   bool needs_slot = true;  ///< where no register is left
 };
 
@@ -79,7 +79,7 @@ class FrameMaker {
     }
     for (const Inst& inst : stage_.code) {
       if (inst.op == Op::loop) read(inst.trip_scalar);
-      if (inst.op == Op::if_equal) read(inst.scalar);
+      if (inst.op == Op::if_equal || inst.op == Op::mask_scalar) read(inst.scalar);
       if (inst.op != Op::let) continue;
       const Scalar& scalar = program_.scalars[inst.scalar];
       if (scalar.kind == ScalarKind::let) read(scalar.row);
@@ -133,9 +133,9 @@ class FrameMaker {
   void add_streams() {
     for (std::size_t id = 0; id < linear_.streams.size(); ++id) {
       const Stream& stream = linear_.streams[id];
-      candidates_.push_back(
-          {&frame_.streams[id], stream.init_at, stream.last_use, stream.uses_depth, stream.uses,
-           stream.offset_of == kNone});  // an offset has the slot of its sum
+      candidates_.push_back({&frame_.streams[id], stream.init_at, stream.last_use,
+                             stream.uses_depth, stream.uses,
+                             stream.offset_of == kNone});  // an offset has the slot of its sum
     }
   }
 

@@ -246,6 +246,9 @@ std::int32_t StageEmitter::emit_instruction(std::int32_t at) {
     case Op::let:
       emit_let(inst(at));
       break;
+    case Op::mask_scalar:
+      emit_mask_scalar(inst(at));
+      break;
     case Op::comment:
       roles_.push_back(
           {code_.getSize(), program_.comments[static_cast<std::size_t>(inst(at).imm)]});
@@ -382,6 +385,16 @@ void StageEmitter::emit_batch_count(const Scalar& scalar, const Reg64& value) {
   code_.cmp(accumulator, product);
   code_.cmovg(accumulator, product);
   if (value.getIdx() != accumulator.getIdx()) code_.mov(value, accumulator);
+}
+
+void StageEmitter::emit_mask_scalar(const Inst& inst) {
+  const Place place = place_of(inst.scalar);
+  const Xbyak::Opmask mask(inst.dst);
+  if (place.kind == Place::Kind::gpr) {
+    code_.kmovw(mask, Reg64(place.index).cvt32());
+  } else {
+    code_.kmovw(mask, code_.word[stack + 8 * place.index]);
+  }
 }
 
 void StageEmitter::emit_vector_instruction(std::int32_t at) {

@@ -69,6 +69,7 @@ class StageEmitter {
   void emit_table_look_up(const program::Scalar& scalar, const Xbyak::Reg64& value);
   void emit_batch_count(const program::Scalar& scalar, const Xbyak::Reg64& value);
   void emit_vector_instruction(std::int32_t at);
+  void emit_mask_scalar(const program::Inst& inst);
 
   // Streams.
   void emit_stream_inits(std::int32_t at);
