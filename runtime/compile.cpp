@@ -269,6 +269,7 @@ void Compilation::finish() {
   kernel.layout = make_packed_layout(kernel.problem, kernel.plan);
   kernel.packed = make_packed_format(kernel.layout);
   kernel.max_batch = find_max_batch(kernel.problem);
+  kernel.work = work_of(kernel.problem, kernel.problem);
   // The prediction is the machine code's; interpreted work is always worth its threads.
   kernel.task_us = interpreted_ ? 0 : context_.task_us;
   kernel.pool = context_.pool;

@@ -23,6 +23,11 @@ std::int64_t find_max_batch(const Problem& problem) {
   return low;
 }
 
+double work_of(const Problem& problem, const Problem& kernels) {
+  return static_cast<double>(problem.output_spatial()) /
+         static_cast<double>(at_planned_lengths(kernels).output_spatial());
+}
+
 RunStage make_run_stage(const program::Stage& stage) {
   RunStage run;
   for (const program::Coordinate& coordinate : stage.grid) {
@@ -91,8 +96,7 @@ Result<std::shared_ptr<const KernelShape>> ShapeCache::make(const KernelState& k
   }
   auto shape = std::make_shared<KernelShape>();
   shape->max_batch = find_max_batch(*problem);
-  shape->work = static_cast<double>(problem->output_spatial()) /
-                static_cast<double>(kernel.problem.output_spatial());
+  shape->work = work_of(*problem, kernel.problem);
   for (std::size_t s = 0; s < program->stages.size(); ++s) {
     shape->stages.push_back(make_run_stage(program->stages[s]));
     shape->stages.back().entry = kernel.stages[s].entry;

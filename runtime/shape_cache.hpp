@@ -58,6 +58,9 @@ class ShapeCache final : private ForkAware {
 /// The largest batch that validate_batch() accepts.
 std::int64_t find_max_batch(const Problem& problem);
 
+/// KernelShape::work of a problem that differs from the kernel's in lengths.
+double work_of(const Problem& problem, const Problem& kernels);
+
 RunStage make_run_stage(const program::Stage& stage);
 
 /// Bytes that each image takes in the staged tensors.

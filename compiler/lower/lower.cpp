@@ -189,7 +189,6 @@ std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
 std::string find_dynamic_misfit(const Problem& problem, const Plan& plan) {
   if (!problem.is_dynamic()) return "";
   if (plan.staging.used) return "staging is not for dynamic axes";
-  if (plan.convert) return "convert=1 is not for dynamic axes";
   if (plan.panel) return "panel=1 is not for dynamic axes";
   if (plan.tile_rows > 1) return "tile_rows is not for dynamic axes";
   if (plan.images > 1) return "images is not for dynamic axes";

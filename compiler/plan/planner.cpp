@@ -426,7 +426,6 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target) {
   const auto add = [&](Products products) {
     base.products = products;
     for (const bool convert : {false, true}) {
-      if (convert && problem.is_dynamic()) continue;
       // Where words of several channels can be made, they are worth more than float32.
       if (convert && products == Products::f32 && has_dot && !problem.input_activation) continue;
       base.convert = convert;
@@ -495,9 +494,16 @@ Status check_plan_lengths(const Problem& problem) {
   return ok_status();
 }
 
+Problem at_planned_lengths(Problem problem) {
+  const std::int64_t least = problem.rank == 1 ? 64 : 16;
+  for (Axis& axis : problem.axes)
+    if (axis.dynamic && axis.input < least) axis = axis.with_input(least);
+  return problem;
+}
+
 Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target,
                                const PlanOptions& options) {
-  const Problem problem = with_canonical_layout(user_problem);
+  const Problem problem = at_planned_lengths(with_canonical_layout(user_problem));
   if (Status status = check_plan_lengths(problem); !status.ok()) return status.error();
   std::vector<PlanReport::Candidate> candidates = find_candidates(problem, target, options);
   if (candidates.empty())

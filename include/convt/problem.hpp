@@ -50,8 +50,8 @@ struct Axis {
   std::int64_t output = 1;      ///< O: length of y
   std::int64_t zero_tail = 0;   ///< count of trailing positions that are exactly 0, bias not added
   /// The length is an argument of each run: one kernel serves all of them. `input` is then the
-  /// length that the plan is chosen for, and `output` what it gives: another I has another O, with
-  /// the same O - I*S.
+  /// length that the plan is chosen for (or a longer one, if it is very short), and `output` what
+  /// it gives: another I has another O, with the same O - I*S.
   bool dynamic = false;
 
   bool operator==(const Axis&) const = default;
