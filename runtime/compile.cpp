@@ -15,8 +15,10 @@
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
 #include "compiler/program/passes.hpp"
+#include "compiler/program/shape.hpp"
 #include "runtime/kernel_name.hpp"
 #include "runtime/perf.hpp"
+#include "runtime/shape_cache.hpp"
 #include "runtime/stored_kernel.hpp"
 
 namespace convt {
@@ -58,46 +60,6 @@ std::size_t workspace_bytes(const program::Program& program) {
   return static_cast<std::size_t>(bytes);
 }
 
-/// Bytes that each image takes in the staged tensors.
-StagedBytes staged_bytes(const program::Program& program) {
-  StagedBytes bytes;
-  for (const program::Buffer& buffer : program.buffers) {
-    if (!program::is_staged(buffer.kind)) continue;
-    const std::int64_t image = buffer.stride[static_cast<std::size_t>(buffer.batch_axis)];
-    (buffer.kind == program::BufferKind::staged_src ? bytes.src : bytes.dst) =
-        static_cast<std::size_t>(image * program::element_bytes(buffer.type));
-  }
-  return bytes;
-}
-
-RunStage make_run_stage(const program::Stage& stage) {
-  RunStage run;
-  for (const program::Coordinate& coordinate : stage.grid) {
-    const program::Extent& extent = coordinate.extent;
-    if (extent.batch_block > 0) {
-      run.batch_blocks.push_back(extent.batch_block);
-    } else {
-      run.fixed_items *= extent.constant;
-    }
-  }
-  return run;
-}
-
-/// The largest batch that validate_batch() accepts.
-std::int64_t find_max_batch(const Problem& problem) {
-  std::int64_t low = 0;
-  std::int64_t high = std::int64_t{1} << 41;
-  while (low < high) {
-    const std::int64_t middle = low + (high - low + 1) / 2;
-    if (validate_batch(problem, middle).ok()) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
 void append(std::string& note, const std::string& text) {
   note += (note.empty() ? "" : "; ") + text;
 }
@@ -126,6 +88,8 @@ class Compilation {
   Status try_candidates();
   Status try_smaller_tiles(Status refusal);
   Status build(const Candidate& candidate);
+  void use_program(const program::Program& program);
+  void use_shapes(const program::Program& program);
   Status generate_code(const program::Program& program, const Plan& plan);
   Result<ExecutableBlock> install(const Code& code);
   void adopt(Code code, ExecutableBlock block);
@@ -205,6 +169,11 @@ bool Compilation::load() {
   if (!stored || stored->plan.lanes != key_.target.lanes) {
     context_.disk->reject(storage_key_, "not a kernel");
     return false;
+  }
+  if (key_.problem.is_dynamic()) {  // the Program is specialised for each length that occurs
+    const Result<program::Program> program = make_program(key_.problem, key_.target, stored->plan);
+    if (!program.ok()) return false;
+    use_shapes(*program);
   }
   Result<ExecutableBlock> block = install(stored->code);
   if (!block.ok()) return false;  // compiling will say so
@@ -319,15 +288,27 @@ Status Compilation::build(const Candidate& candidate) {
                                            key_.problem.to_text() + ")"};
     }
   }
-  kernel_->stages.clear();
-  for (const program::Stage& stage : program->stages) {
-    kernel_->stages.push_back(make_run_stage(stage));
-  }
-  slice_bytes_ = workspace_bytes(*program);
-  kernel_->staged = staged_bytes(*program);
+  use_program(*program);
   if (backend_ != Backend::interpreter) return generate_code(*program, candidate.plan);
   kernel_->program = std::make_unique<program::Program>(*std::move(program));
   return ok_status();
+}
+
+/// What run() needs to know of the Program, whoever executes it.
+void Compilation::use_program(const program::Program& program) {
+  kernel_->stages.clear();
+  for (const program::Stage& stage : program.stages) {
+    kernel_->stages.push_back(make_run_stage(stage));
+  }
+  slice_bytes_ = workspace_bytes(program);
+  kernel_->staged = staged_bytes(program);
+  use_shapes(program);
+}
+
+void Compilation::use_shapes(const program::Program& program) {
+  kernel_->block_words = program::make_shape_block(program);
+  kernel_->shapes = nullptr;
+  if (key_.problem.is_dynamic()) kernel_->shapes = std::make_shared<ShapeCache>(program);
 }
 
 Status Compilation::generate_code(const program::Program& program, const Plan& plan) {
@@ -381,6 +362,7 @@ void Compilation::finish() {
   kernel.layout = make_packed_layout(kernel.problem, kernel.plan);
   kernel.packed = make_packed_format(kernel.layout);
   kernel.max_batch = find_max_batch(kernel.problem);
+  kernel.work = work_of(kernel.problem, kernel.problem);
   // The prediction is the machine code's; interpreted work is always worth its threads.
   kernel.task_us = backend_ == Backend::interpreter ? 0 : context_.task_us;
   kernel.pool = context_.pool;
@@ -453,12 +435,14 @@ std::size_t kept_bytes(const KernelState& kernel) {
   std::size_t bytes = sizeof kernel + kernel.info.code_bytes + 1024;  // and some for its texts
   bytes += kernel.info.rejected.size() * (sizeof(PlanCandidate) + 128);
   bytes += kernel.workspaces->slice_bytes() * static_cast<std::size_t>(kernel.pool->threads());
-  if (!kernel.program) return bytes;
-  for (const program::Stage& stage : kernel.program->stages) {
-    bytes += stage.code.size() * sizeof(program::Inst);
-  }
-  return bytes + kernel.program->addresses.size() * sizeof(program::Address) +
-         kernel.program->constants.size() * 4;
+  const auto count = [&](const program::Program& program) {
+    for (const program::Stage& stage : program.stages)
+      bytes += stage.code.size() * sizeof(program::Inst);
+    bytes += program.addresses.size() * sizeof(program::Address) + program.constants.size() * 4;
+  };
+  if (kernel.program) count(*kernel.program);
+  if (kernel.shapes) count(kernel.shapes->program());
+  return bytes;
 }
 
 }  // namespace convt

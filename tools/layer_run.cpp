@@ -41,6 +41,20 @@ Status LayerRun::compile(const Layer& layer, const Options& options, int threads
   kernel_ = std::move(*kernel);
   threads_ = threads;
   packed_ = PackedWeights();
+  resize_tensors();
+  return ok_status();
+}
+
+Status LayerRun::resize(const std::array<std::int64_t, kMaxRank>& input_lengths) {
+  Result<Problem> problem = with_input_lengths(layer_.problem, input_lengths);
+  if (!problem.ok()) return in_layer(layer_, problem.error());
+  layer_.problem = *std::move(problem);
+  resize_tensors();
+  return ok_status();
+}
+
+void LayerRun::resize_tensors() {
+  const Layer& layer = layer_;
   const Problem& problem = layer.problem;
   src.resize(problem.dtype, src_span(problem, layer.batch));
   weights.resize(weights_dtype(problem.dtype), problem.weights_count());
@@ -49,7 +63,6 @@ Status LayerRun::compile(const Layer& layer, const Options& options, int threads
   input_parameters.resize(input_parameters_count(problem));
   residual.resize(problem.dst_dtype, residual_span(problem, layer.batch));
   dst.resize(problem.dst_dtype, dst_span(problem, layer.batch));
-  return ok_status();
 }
 
 void LayerRun::fill_inputs(std::uint64_t seed) {
@@ -73,6 +86,8 @@ Status LayerRun::pack() {
 Status LayerRun::run() {
   RunArguments arguments;
   arguments.batch = layer_.batch;
+  for (std::size_t a = 0; a < kMaxRank; ++a)
+    if (layer_.problem.axes[a].dynamic) arguments.input_lengths[a] = layer_.problem.axes[a].input;
   arguments.src = src.data();
   arguments.weights = packed_;
   arguments.bias = data_or_null(bias);

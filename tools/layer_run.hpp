@@ -1,6 +1,7 @@
 // LayerRun: one layer compiled, with tensors to run it on. Tensors are kept from layer to layer.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -19,6 +20,9 @@ class LayerRun {
   /// Compiles the layer and makes room for its tensors, which are not filled. Errors name the
   /// layer.
   Status compile(const Layer& layer, const Options& options, int threads);
+
+  /// Tensors of other lengths along the dynamic axes, not filled: the kernel stays.
+  Status resize(const std::array<std::int64_t, kMaxRank>& input_lengths);
 
   /// Random x, weights, residual and bias in [-1, 1) (integers: in their whole range), and
   /// parameters of usual sizes; reproducible from the seed.
@@ -50,6 +54,8 @@ class LayerRun {
   ElementBuffer dst;
 
  private:
+  void resize_tensors();
+
   Layer layer_;
   std::optional<Kernel> kernel_;
   PackedWeights packed_;
