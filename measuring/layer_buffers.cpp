@@ -66,6 +66,8 @@ RunArguments LayerBuffers::arguments(const PackedWeights& packed, int threads) {
   arguments.residual = problem_.has_residual() ? residual.data() : nullptr;
   arguments.dst = dst.data();
   arguments.threads = threads;
+  for (std::size_t a = 0; a < kMaxRank; ++a)
+    if (problem_.axes[a].dynamic) arguments.input_lengths[a] = problem_.axes[a].input;
   return arguments;
 }
 

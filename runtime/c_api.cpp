@@ -86,9 +86,9 @@ convt::Result<Struct> import_struct(const Struct* theirs, const Struct& defaults
 
 // The least that a caller's struct may have: its bytes in ABI version 2. A field that is appended
 // later does not count, so its offset takes the place of sizeof.
-constexpr std::size_t kProblemBytes = sizeof(convt_problem_t);
+constexpr std::size_t kProblemBytes = offsetof(convt_problem_t, dynamic);
 constexpr std::size_t kOptionsBytes = sizeof(convt_options_t);
-constexpr std::size_t kRunArgumentsBytes = sizeof(convt_run_arguments_t);
+constexpr std::size_t kRunArgumentsBytes = offsetof(convt_run_arguments_t, input_lengths);
 constexpr std::size_t kStatisticsBytes = sizeof(convt_cache_statistics_t);
 
 // The enums of C have the values of their C++ counterparts.
@@ -133,6 +133,7 @@ convt_problem_t from_problem(const convt::Problem& problem) {
     const convt::Axis& axis = problem.axes[a];
     c.axes[a] = {axis.input,      axis.kernel, axis.stride,   axis.dilation,
                  axis.crop_begin, axis.output, axis.zero_tail};
+    c.dynamic[a] = axis.dynamic ? 1 : 0;
   }
   return c;
 }
@@ -149,7 +150,11 @@ std::optional<Error> check_enums(const convt_problem_t& c) {
   if (auto error = check_range("math_mode", c.math_mode, CONVT_MATH_BF16 + 1)) return error;
   if (auto error = check_range("layout", c.layout, CONVT_NHWC + 1)) return error;
   const std::pair<const char*, std::int32_t> flags[] = {
-      {"has_bias", c.has_bias}, {"has_input_activation", c.has_input_activation}};
+      {"has_bias", c.has_bias},
+      {"has_input_activation", c.has_input_activation},
+      {"dynamic[0]", c.dynamic[0]},
+      {"dynamic[1]", c.dynamic[1]},
+      {"dynamic[2]", c.dynamic[2]}};
   for (const auto& [name, value] : flags) {
     if (value != 0 && value != 1) {
       return bad("problem." + std::string(name) + ": " + std::to_string(value) +
@@ -197,6 +202,7 @@ convt::Result<convt::Problem> to_problem(const convt_problem_t* theirs) {
     const convt_axis_t& axis = c->axes[a];
     problem.axes[a] = {axis.input,      axis.kernel, axis.stride,   axis.dilation,
                        axis.crop_begin, axis.output, axis.zero_tail};
+    problem.axes[a].dynamic = c->dynamic[a] == 1;
   }
   return problem;
 }
@@ -348,17 +354,19 @@ convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments
                                  kRunArgumentsBytes, "arguments");
     if (!c.ok()) return c.error();
     const CallerLoop loop{c->parallel_for, c->parallel_for_context};
-    convt::RunArguments run{.batch = c->batch,
-                            .src = c->src,
-                            .weights = {c->weights, c->weights_bytes},
-                            .bias = c->bias,
-                            .parameters = c->parameters,
-                            .input_parameters = c->input_parameters,
-                            .residual = c->residual,
-                            .dst = c->dst,
-                            .threads = c->threads,
-                            .workspace = c->workspace,
-                            .workspace_bytes = c->workspace_bytes};
+    convt::RunArguments run{
+        .batch = c->batch,
+        .input_lengths = {c->input_lengths[0], c->input_lengths[1], c->input_lengths[2]},
+        .src = c->src,
+        .weights = {c->weights, c->weights_bytes},
+        .bias = c->bias,
+        .parameters = c->parameters,
+        .input_parameters = c->input_parameters,
+        .residual = c->residual,
+        .dst = c->dst,
+        .threads = c->threads,
+        .workspace = c->workspace,
+        .workspace_bytes = c->workspace_bytes};
     if (c->parallel_for != nullptr) run.parallel_for = convt::ParallelFor(loop);
     return kernel->kernel.run(run);
   });

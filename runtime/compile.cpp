@@ -16,8 +16,10 @@
 #include "compiler/plan/cost_model.hpp"
 #include "compiler/plan/geometry.hpp"
 #include "compiler/program/passes.hpp"
+#include "compiler/program/shape.hpp"
 #include "runtime/kernel_name.hpp"
 #include "runtime/perf.hpp"
+#include "runtime/shape_cache.hpp"
 #include "runtime/stored_kernel.hpp"
 
 namespace convt {
@@ -59,56 +61,6 @@ std::size_t workspace_bytes(const program::Program& program) {
   return static_cast<std::size_t>(bytes);
 }
 
-/// Bytes that each image takes in the staged tensors.
-StagedBytes staged_bytes(const program::Program& program) {
-  StagedBytes bytes;
-  for (const program::Buffer& buffer : program.buffers) {
-    if (!program::is_staged(buffer.kind)) continue;
-    const std::int64_t image = buffer.stride[static_cast<std::size_t>(buffer.batch_axis)];
-    (buffer.kind == program::BufferKind::staged_src ? bytes.src : bytes.dst) =
-        static_cast<std::size_t>(image * program::element_bytes(buffer.type));
-  }
-  return bytes;
-}
-
-/// Images that go through all stages together: what is staged of them should still be in the L2
-/// cache when it is read, unless the weights, which each such block reads anew, are larger.
-std::int64_t choose_images_at_a_time(const KernelState& kernel) {
-  const auto weights = static_cast<std::int64_t>(kernel.packed.bytes());
-  const std::int64_t bytes = std::max(kernel.target.l2_bytes / 2, 4 * weights);
-  const auto image = static_cast<std::int64_t>(kernel.staged.src + kernel.staged.dst);
-  const std::int64_t tile = kernel.plan.images;
-  return std::max<std::int64_t>(bytes / image / tile, 1) * tile;
-}
-
-RunStage make_run_stage(const program::Stage& stage) {
-  RunStage run;
-  for (const program::Coordinate& coordinate : stage.grid) {
-    const program::Extent& extent = coordinate.extent;
-    if (extent.batch_block > 0) {
-      run.batch_blocks.push_back(extent.batch_block);
-    } else {
-      run.fixed_items *= extent.constant;
-    }
-  }
-  return run;
-}
-
-/// The largest batch that validate_batch() accepts.
-std::int64_t find_max_batch(const Problem& problem) {
-  std::int64_t low = 0;
-  std::int64_t high = std::int64_t{1} << 41;
-  while (low < high) {
-    const std::int64_t middle = low + (high - low + 1) / 2;
-    if (validate_batch(problem, middle).ok()) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
 void append(std::string& note, const std::string& text) {
   note += (note.empty() ? "" : "; ") + text;
 }
@@ -143,6 +95,8 @@ class Compilation {
   Status try_candidates();
   Status try_smaller_tiles(Status refusal);
   Status build(const Candidate& candidate);
+  void use_program(const program::Program& program);
+  void use_shapes(const program::Program& program);
   Status generate_code(const program::Program& program, const Plan& plan);
   Result<ExecutableBlock> install(const Code& code);
   void adopt(Code code, ExecutableBlock block);
@@ -186,7 +140,12 @@ Result<std::shared_ptr<const KernelState>> Compilation::run() {
 }
 
 Status Compilation::choose_backend() {
+  const bool is_dynamic = key_.problem.is_dynamic();
   if (context_.memory == nullptr) {
+    if (is_dynamic) {
+      return Error{ErrorCode::unsupported,
+                   "dynamic axes: kernels ahead of time have fixed lengths"};
+    }
     const bool emits = key_.target.isa == Isa::avx512 && key_.options.backend != Backend::llvm;
     backend_ = emits ? Backend::xbyak : Backend::interpreter;
     return ok_status();
@@ -203,16 +162,23 @@ Status Compilation::choose_backend() {
   if (wanted == Backend::llvm && !has_llvm()) {
     return Error{ErrorCode::unsupported, "backend llvm: this convt was built without LLVM"};
   }
+  if (wanted == Backend::llvm && is_dynamic) {
+    return Error{ErrorCode::unsupported, "backend llvm: makes no kernels for dynamic axes"};
+  }
   if (wanted == Backend::llvm && !runs) {
     return Error{ErrorCode::unsupported,
                  "backend llvm: this process cannot run code for " + target};
   }
   backend_ = wanted;
   if (wanted != Backend::automatic) return ok_status();
-  backend_ = has_xbyak ? Backend::xbyak : runs && has_llvm() ? Backend::llvm : Backend::interpreter;
+  backend_ = has_xbyak                           ? Backend::xbyak
+             : runs && has_llvm() && !is_dynamic ? Backend::llvm
+                                                 : Backend::interpreter;
   if (backend_ == Backend::interpreter) {
     append(info().note, "interpreted, and so slow: no machine code for " + target +
-                            (runs ? " without LLVM" : ""));
+                            (!runs        ? ""
+                             : is_dynamic ? " with dynamic axes"
+                                          : " without LLVM"));
   }
   return ok_status();
 }
@@ -228,6 +194,11 @@ bool Compilation::load() {
   if (!stored || stored->plan.lanes != key_.target.lanes) {
     context_.disk->reject(storage_key_, "not a kernel");
     return false;
+  }
+  if (key_.problem.is_dynamic()) {  // the Program is specialised for each length that occurs
+    const Result<program::Program> program = make_program(key_.problem, key_.target, stored->plan);
+    if (!program.ok()) return false;
+    use_shapes(*program);
   }
   Result<ExecutableBlock> block = install(stored->code);
   if (!block.ok()) return false;  // compiling will say so
@@ -345,15 +316,27 @@ Status Compilation::build(const Candidate& candidate) {
                                            key_.problem.to_text() + ")"};
     }
   }
-  kernel_->stages.clear();
-  for (const program::Stage& stage : program->stages) {
-    kernel_->stages.push_back(make_run_stage(stage));
-  }
-  slice_bytes_ = workspace_bytes(*program);
-  kernel_->staged = staged_bytes(*program);
+  use_program(*program);
   if (backend_ != Backend::interpreter) return generate_code(*program, candidate.plan);
   kernel_->program = std::make_unique<program::Program>(*std::move(program));
   return ok_status();
+}
+
+/// What run() needs to know of the Program, whoever executes it.
+void Compilation::use_program(const program::Program& program) {
+  kernel_->stages.clear();
+  for (const program::Stage& stage : program.stages) {
+    kernel_->stages.push_back(make_run_stage(stage));
+  }
+  slice_bytes_ = workspace_bytes(program);
+  kernel_->staged = staged_bytes(program);
+  use_shapes(program);
+}
+
+void Compilation::use_shapes(const program::Program& program) {
+  kernel_->block_words = program::make_shape_block(program);
+  kernel_->shapes = nullptr;
+  if (key_.problem.is_dynamic()) kernel_->shapes = std::make_shared<ShapeCache>(program);
 }
 
 Status Compilation::generate_code(const program::Program& program, const Plan& plan) {
@@ -412,6 +395,7 @@ void Compilation::finish() {
   kernel.layout = make_packed_layout(kernel.problem, kernel.plan);
   kernel.packed = make_packed_format(kernel.layout);
   kernel.max_batch = find_max_batch(kernel.problem);
+  kernel.work = work_of(kernel.problem, kernel.problem);
   // The prediction is the machine code's; interpreted work is always worth its threads.
   kernel.task_us = backend_ == Backend::interpreter ? 0 : context_.task_us;
   kernel.pool = context_.pool;
@@ -419,7 +403,7 @@ void Compilation::finish() {
   kernel.workspaces = std::make_unique<WorkspacePool>(slice_bytes_, WorkspacePool::kMaxSlices);
   if (kernel.staged.any()) {
     kernel.staging = std::make_unique<StagingPool>();
-    kernel.staged.images = choose_images_at_a_time(kernel);
+    kernel.staged.images = choose_images_at_a_time(kernel, kernel.staged);
   }
   info().workspace_bytes = kernel.workspaces->slice_bytes() + kernel.staged.total(1);
   info().symbol = make_kernel_name(kernel.problem, kernel.target, kernel.plan);
@@ -518,12 +502,14 @@ std::size_t kept_bytes(const KernelState& kernel) {
   std::size_t bytes = sizeof kernel + kernel.info.code_bytes + 1024;  // and some for its texts
   bytes += kernel.info.rejected.size() * (sizeof(PlanCandidate) + 128);
   bytes += kernel.workspaces->slice_bytes() * static_cast<std::size_t>(kernel.pool->threads());
-  if (!kernel.program) return bytes;
-  for (const program::Stage& stage : kernel.program->stages) {
-    bytes += stage.code.size() * sizeof(program::Inst);
-  }
-  return bytes + kernel.program->addresses.size() * sizeof(program::Address) +
-         kernel.program->constants.size() * 4;
+  const auto count = [&](const program::Program& program) {
+    for (const program::Stage& stage : program.stages)
+      bytes += stage.code.size() * sizeof(program::Inst);
+    bytes += program.addresses.size() * sizeof(program::Address) + program.constants.size() * 4;
+  };
+  if (kernel.program) count(*kernel.program);
+  if (kernel.shapes) count(kernel.shapes->program());
+  return bytes;
 }
 
 }  // namespace convt

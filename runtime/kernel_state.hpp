@@ -38,28 +38,38 @@ struct RunStage {
   }
 };
 
-struct KernelState {
+class ShapeCache;
+
+/// What of a kernel depends on the lengths of the tensors.
+struct KernelShape {
+  Problem problem;             ///< at these lengths
+  std::int64_t max_batch = 0;  ///< beyond, validate_batch() finds the words
+  double work = 1;             ///< relative to the lengths that the kernel was planned for
+  std::vector<RunStage> stages;
+  StagedBytes staged;
+  std::vector<std::int64_t> block_words;            ///< Args::shape; empty: nothing is dynamic
+  std::unique_ptr<const program::Program> program;  ///< what is interpreted, otherwise null
+};
+
+/// As a KernelShape, it is of the lengths that the kernel was planned for.
+struct KernelState : KernelShape {
   // What run() touches first.
   PackedFormat packed;
-  std::int64_t max_batch = 0;  ///< beyond, validate_batch() finds the words
-  double task_us = 0;          ///< RuntimeOptions::task_us
-  std::vector<RunStage> stages;
+  double task_us = 0;  ///< RuntimeOptions::task_us
   std::shared_ptr<ThreadPool> pool;
   std::unique_ptr<WorkspacePool> workspaces;
-  StagedBytes staged;
   std::unique_ptr<StagingPool> staging = nullptr;  ///< null: nothing is staged
+  std::shared_ptr<ShapeCache> shapes = nullptr;    ///< null: nothing is dynamic
 
-  Problem problem;
   Target target;
   Plan plan;
   PackedLayout layout;
   KernelInfo info;
 
-  int verbose = 0;                                  ///< Observation::verbose
-  ExecutableBlock block;                            ///< empty: interpreted
-  std::unique_ptr<DebuggerEntry> debugger_entry;    ///< null: debuggers know nothing of it
-  Code code;                                        ///< without its bytes, which are in `block`
-  std::unique_ptr<const program::Program> program;  ///< what is interpreted, otherwise null
+  int verbose = 0;                                ///< Observation::verbose
+  ExecutableBlock block;                          ///< empty: interpreted
+  std::unique_ptr<DebuggerEntry> debugger_entry;  ///< null: debuggers know nothing of it
+  Code code;                                      ///< without its bytes, which are in `block`
 };
 
 }  // namespace convt

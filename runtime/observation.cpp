@@ -64,8 +64,8 @@ std::string quoted(const char* name, const std::string& text) {
 }
 
 /// Microseconds that one image takes at least on one thread, as the planner sees the machine.
-double roofline_us(const KernelState& kernel) {
-  return roofline_cycles(kernel.problem, kernel.target) / kCyclesPerMicrosecond;
+double roofline_us(const KernelState& kernel, const KernelShape& shape) {
+  return roofline_cycles(shape.problem, kernel.target) / kCyclesPerMicrosecond;
 }
 
 std::string share(double roofline, double us) {
@@ -93,7 +93,7 @@ void log_compile(const KernelState& kernel) {
   log_line("compile" + number(" us=%.0f", info.times.total_us) +
            " from=" + (info.from_disk ? "disk" : "compiler") + " backend=" + info.backend +
            number(" predicted_us=%.2f", info.predicted_us) +
-           share(roofline_us(kernel), info.predicted_us) + quoted("layer", info.layer) +
+           share(roofline_us(kernel, kernel), info.predicted_us) + quoted("layer", info.layer) +
            quoted("plan", info.plan) + " kernel=" + info.symbol +
            (info.note.empty() ? "" : quoted("note", info.note)));
 }
@@ -102,11 +102,13 @@ void log_failed_compile(const Problem& problem, const Error& error) {
   log_line("compile failed" + quoted("layer", problem.to_text()) + quoted("error", error.message));
 }
 
-void log_run(const KernelState& kernel, std::int64_t batch, int threads, double us) {
-  const double roofline = roofline_us(kernel) * static_cast<double>(batch) / threads;
-  log_line("run" + number(" us=%.1f", us) + " batch=" + std::to_string(batch) + " threads=" +
-           std::to_string(threads) + share(roofline, us) + quoted("layer", kernel.info.layer) +
-           quoted("plan", kernel.info.plan) + " kernel=" + kernel.info.symbol);
+void log_run(const KernelState& kernel, const KernelShape& shape, std::int64_t batch, int threads,
+             double us) {
+  const double roofline = roofline_us(kernel, shape) * static_cast<double>(batch) / threads;
+  log_line("run" + number(" us=%.1f", us) + " batch=" + std::to_string(batch) +
+           " threads=" + std::to_string(threads) + share(roofline, us) +
+           quoted("layer", shape.problem.to_text()) + quoted("plan", kernel.info.plan) +
+           " kernel=" + kernel.info.symbol);
 }
 
 }  // namespace convt

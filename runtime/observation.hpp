@@ -11,6 +11,7 @@
 
 namespace convt {
 
+struct KernelShape;
 struct KernelState;
 
 /// What is wanted; of RuntimeOptions and the environment, whichever asks for more.
@@ -31,6 +32,7 @@ Observation choose_observation(const RuntimeOptions& options);
 void log_compile(const KernelState& kernel);
 void log_failed_compile(const Problem& problem, const Error& error);
 /// `threads`: how many tasks the stage of most tasks had.
-void log_run(const KernelState& kernel, std::int64_t batch, int threads, double us);
+void log_run(const KernelState& kernel, const KernelShape& shape, std::int64_t batch, int threads,
+             double us);
 
 }  // namespace convt

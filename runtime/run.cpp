@@ -20,6 +20,7 @@
 #include "runtime/kernel_state.hpp"
 #include "runtime/observation.hpp"
 #include "runtime/region.hpp"
+#include "runtime/shape_cache.hpp"
 
 namespace convt {
 namespace {
@@ -97,13 +98,14 @@ Refusal check_overlap(const Problem& p, const RunArguments& a) {
 }
 
 /// What a run needs for staged tensors.
-std::size_t staged_bytes(const KernelState& kernel, const RunArguments& a) {
-  return kernel.staged.total(kernel.staged.at_a_time(a.batch));
+std::size_t staged_bytes(const KernelShape& shape, const RunArguments& a) {
+  return shape.staged.total(shape.staged.at_a_time(a.batch));
 }
 
-Refusal check_workspace(const KernelState& kernel, const RunArguments& a) {
+Refusal check_workspace(const KernelState& kernel, const KernelShape& shape,
+                        const RunArguments& a) {
   if (a.workspace == nullptr) return {};
-  const std::size_t needed = staged_bytes(kernel, a) + kernel.workspaces->slice_bytes();
+  const std::size_t needed = staged_bytes(shape, a) + kernel.workspaces->slice_bytes();
   if (a.workspace_bytes < needed) {
     return bad("workspace_bytes: " + std::to_string(a.workspace_bytes) + ", but batch " +
                std::to_string(a.batch) + " on one thread needs " + std::to_string(needed));
@@ -114,18 +116,19 @@ Refusal check_workspace(const KernelState& kernel, const RunArguments& a) {
   return {};
 }
 
-Refusal check_arguments(const KernelState& kernel, const RunArguments& a) {
+Refusal check_arguments(const KernelState& kernel, const KernelShape& shape,
+                        const RunArguments& a) {
   if (a.threads < 0) return bad("threads: " + std::to_string(a.threads) + ", must not be negative");
-  if (a.batch < 0 || a.batch > kernel.max_batch) {
-    Status status = validate_batch(kernel.problem, a.batch);
+  if (a.batch < 0 || a.batch > shape.max_batch) {
+    Status status = validate_batch(shape.problem, a.batch);
     if (!status.ok()) return status.error();
     return bad("batch: " + std::to_string(a.batch) + " is out of range");
   }
   if (a.batch == 0) return {};
   if (Refusal refusal = check_pointers(kernel.problem, a)) return refusal;
   if (!is_packed_as(kernel.packed, a.weights)) return describe_mismatch(kernel.packed, a.weights);
-  if (Refusal refusal = check_overlap(kernel.problem, a)) return refusal;
-  return check_workspace(kernel, a);
+  if (Refusal refusal = check_overlap(shape.problem, a)) return refusal;
+  return check_workspace(kernel, shape, a);
 }
 
 // ---- Running ----
@@ -148,6 +151,7 @@ class FloatEnvironment {
 /// One stage of one run, as its tasks see it.
 struct StageRun {
   const KernelState& kernel;
+  const KernelShape& shape;
   int stage;
   Args args;  ///< workspace: the first task's, if the caller brought one
   std::int64_t items;
@@ -164,9 +168,9 @@ struct StageRun {
 };
 
 void run_items(StageRun& run, const Args& args, std::int64_t begin, std::int64_t end) {
-  const RunStage& stage = run.kernel.stages[static_cast<std::size_t>(run.stage)];
+  const RunStage& stage = run.shape.stages[static_cast<std::size_t>(run.stage)];
   if (stage.entry != nullptr) return stage.entry(&args, begin, end);
-  Status status = program::interpret(*run.kernel.program, run.stage, args, begin, end);
+  Status status = program::interpret(*run.shape.program, run.stage, args, begin, end);
   if (!status.ok()) run.fail(status.error());
 }
 
@@ -205,26 +209,34 @@ void run_parallel_task(void* context, int index) {
 }
 
 /// How many tasks a stage is worth: no more than threads, work items, workspaces, or work.
-int choose_tasks(const KernelState& kernel, const RunArguments& a, std::int64_t items) {
+int choose_tasks(const KernelState& kernel, const KernelShape& shape, const RunArguments& a,
+                 std::int64_t items) {
   if (a.threads == 1) return 1;
   int tasks = a.threads != 0 ? a.threads : kernel.pool->threads();
   if (!a.parallel_for) tasks = std::min(tasks, kernel.pool->threads());
   if (kernel.task_us > 0) {
-    const double worth = kernel.info.predicted_us * static_cast<double>(a.batch) / kernel.task_us;
+    const double worth =
+        kernel.info.predicted_us * shape.work * static_cast<double>(a.batch) / kernel.task_us;
     if (worth < tasks) tasks = static_cast<int>(worth);
   }
   const std::size_t slice = kernel.workspaces->slice_bytes();
   if (a.workspace != nullptr && slice != 0) {
-    const std::size_t slices = (a.workspace_bytes - staged_bytes(kernel, a)) / slice;
+    const std::size_t slices = (a.workspace_bytes - staged_bytes(shape, a)) / slice;
     if (slices < static_cast<std::size_t>(std::max(tasks, 1))) tasks = static_cast<int>(slices);
   }
   return static_cast<int>(std::clamp<std::int64_t>(tasks, 1, std::max<std::int64_t>(items, 1)));
 }
 
-Refusal run_stage(const KernelState& kernel, int stage, const Args& args, const RunArguments& a) {
-  const std::int64_t items = kernel.stages[static_cast<std::size_t>(stage)].items(a.batch);
-  const int tasks = choose_tasks(kernel, a, items);
-  StageRun run{.kernel = kernel, .stage = stage, .args = args, .items = items, .tasks = tasks};
+Refusal run_stage(const KernelState& kernel, const KernelShape& shape, int stage, const Args& args,
+                  const RunArguments& a) {
+  const std::int64_t items = shape.stages[static_cast<std::size_t>(stage)].items(a.batch);
+  const int tasks = choose_tasks(kernel, shape, a, items);
+  StageRun run{.kernel = kernel,
+               .shape = shape,
+               .stage = stage,
+               .args = args,
+               .items = items,
+               .tasks = tasks};
   if (tasks == 1) {
     run_task(run, 0);
   } else if (a.parallel_for) {
@@ -251,7 +263,8 @@ RunArguments images_from(const Problem& p, const RunArguments& all, std::int64_t
 }
 
 /// `staged`: memory for the staged tensors, null if there are none.
-Status run_stages(const KernelState& kernel, const RunArguments& arguments, void* staged) {
+Status run_stages(const KernelState& kernel, const KernelShape& shape,
+                  const RunArguments& arguments, void* staged) {
   const Args args{
       .src = arguments.src,
       .weights = static_cast<const std::byte*>(arguments.weights.data) + kPackedHeaderBytes,
@@ -259,17 +272,18 @@ Status run_stages(const KernelState& kernel, const RunArguments& arguments, void
       .dst = arguments.dst,
       .workspace = arguments.workspace == nullptr ? nullptr
                                                   : static_cast<std::byte*>(arguments.workspace) +
-                                                        staged_bytes(kernel, arguments),
+                                                        staged_bytes(shape, arguments),
       .batch = arguments.batch,
       .staged_src = staged,
       .staged_dst = staged == nullptr ? nullptr
                                       : static_cast<std::byte*>(staged) +
-                                            kernel.staged.dst_offset(arguments.batch),
+                                            shape.staged.dst_offset(arguments.batch),
       .residual = arguments.residual,
       .parameters = arguments.parameters,
-      .input_parameters = arguments.input_parameters};
-  for (std::size_t stage = 0; stage < kernel.stages.size(); ++stage) {
-    if (Refusal refusal = run_stage(kernel, static_cast<int>(stage), args, arguments)) {
+      .input_parameters = arguments.input_parameters,
+      .shape = shape.block_words.data()};
+  for (std::size_t stage = 0; stage < shape.stages.size(); ++stage) {
+    if (Refusal refusal = run_stage(kernel, shape, static_cast<int>(stage), args, arguments)) {
       return *std::move(refusal);
     }
   }
@@ -277,50 +291,81 @@ Status run_stages(const KernelState& kernel, const RunArguments& arguments, void
 }
 
 /// A few images after the other, so that what is staged is still in cache when it is read.
-Status run_staged(const KernelState& kernel, const RunArguments& arguments, void* staged) {
-  const std::int64_t together = kernel.staged.at_a_time(arguments.batch);
+Status run_staged(const KernelState& kernel, const KernelShape& shape,
+                  const RunArguments& arguments, void* staged) {
+  const std::int64_t together = shape.staged.at_a_time(arguments.batch);
   for (std::int64_t first = 0; first < arguments.batch; first += together) {
-    RunArguments part = images_from(kernel.problem, arguments, first);
+    RunArguments part = images_from(shape.problem, arguments, first);
     part.batch = std::min(together, arguments.batch - first);
-    if (Status status = run_stages(kernel, part, staged); !status.ok()) return status;
+    if (Status status = run_stages(kernel, shape, part, staged); !status.ok()) return status;
   }
   return ok_status();
 }
 
 /// Checked arguments, a batch of at least 1.
-Status run_checked(const KernelState& kernel, const RunArguments& arguments) {
-  if (kernel.staging == nullptr) return run_stages(kernel, arguments, nullptr);
-  if (arguments.workspace != nullptr) return run_staged(kernel, arguments, arguments.workspace);
-  const std::size_t bytes = staged_bytes(kernel, arguments);
+Status run_checked(const KernelState& kernel, const KernelShape& shape,
+                   const RunArguments& arguments) {
+  if (kernel.staging == nullptr) return run_stages(kernel, shape, arguments, nullptr);
+  if (arguments.workspace != nullptr)
+    return run_staged(kernel, shape, arguments, arguments.workspace);
+  const std::size_t bytes = staged_bytes(shape, arguments);
   const StagingPool::Block staged(*kernel.staging, bytes);
   if (staged.data() == nullptr) {
     return Error{ErrorCode::out_of_memory,
                  "no memory for " + std::to_string(bytes) + " bytes of tensors in another order"};
   }
-  return run_staged(kernel, arguments, staged.data());
+  return run_staged(kernel, shape, arguments, staged.data());
 }
 
-Status run_and_log(const KernelState& kernel, const RunArguments& arguments) {
+Status run_and_log(const KernelState& kernel, const KernelShape& shape,
+                   const RunArguments& arguments) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
-  Status status = run_checked(kernel, arguments);
+  Status status = run_checked(kernel, shape, arguments);
   const std::chrono::duration<double, std::micro> time = Clock::now() - start;
   int threads = 1;
-  for (const RunStage& stage : kernel.stages) {
-    threads = std::max(threads, choose_tasks(kernel, arguments, stage.items(arguments.batch)));
+  for (const RunStage& stage : shape.stages) {
+    const std::int64_t items = stage.items(arguments.batch);
+    threads = std::max(threads, choose_tasks(kernel, shape, arguments, items));
   }
-  log_run(kernel, arguments.batch, threads, time.count());
+  log_run(kernel, shape, arguments.batch, threads, time.count());
   return status;
+}
+
+Status run_shape(const KernelState& kernel, const KernelShape& shape,
+                 const RunArguments& arguments) {
+  if (Refusal refusal = check_arguments(kernel, shape, arguments)) return *std::move(refusal);
+  if (arguments.batch == 0) return ok_status();
+  if (kernel.verbose >= 2) return run_and_log(kernel, shape, arguments);
+  return run_checked(kernel, shape, arguments);
+}
+
+/// Null: the lengths are those that the kernel was planned for.
+Result<std::shared_ptr<const KernelShape>> find_shape(const KernelState& kernel, Lengths lengths) {
+  bool same = true;
+  for (std::size_t a = 0; a < lengths.size(); ++a) {
+    if (lengths[a] == 0) lengths[a] = kernel.problem.axes[a].input;
+    same = same && lengths[a] == kernel.problem.axes[a].input;
+  }
+  if (same) return std::shared_ptr<const KernelShape>();
+  if (kernel.shapes != nullptr) return kernel.shapes->find(kernel, lengths);
+  Result<Problem> refused = with_input_lengths(kernel.problem, lengths);
+  return refused.ok() ? Error{ErrorCode::internal, "lengths of no dynamic axis"} : refused.error();
 }
 
 }  // namespace
 
 Status Kernel::run(const RunArguments& arguments) const {
   const KernelState& kernel = *state_;
-  if (Refusal refusal = check_arguments(kernel, arguments)) return *std::move(refusal);
-  if (arguments.batch == 0) return ok_status();
-  if (kernel.verbose >= 2) return run_and_log(kernel, arguments);
-  return run_checked(kernel, arguments);
+  const KernelShape* shape = &kernel;
+  std::shared_ptr<const KernelShape> other;
+  if (arguments.input_lengths != std::array<std::int64_t, kMaxRank>{}) {
+    Result<std::shared_ptr<const KernelShape>> found = find_shape(kernel, arguments.input_lengths);
+    if (!found.ok()) return found.error();
+    other = *std::move(found);
+    if (other) shape = other.get();
+  }
+  return run_shape(kernel, *shape, arguments);
 }
 
 }  // namespace convt

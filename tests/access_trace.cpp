@@ -168,6 +168,8 @@ class Tracer {
     if (in_vectors || !writes_mask(inst.op)) vectors_[inst.dst] = true;
     if (writes_mask(inst.op)) masks_[inst.dst] = inst.op == Op::mask_const ? inst.imm : kUnknown;
     if (in_vectors) masks_[inst.dst] = inst.op == Op::load ? constant_mask(inst) : kUnknown;
+    if (inst.op == Op::mask_scalar)
+      masks_[inst.dst] = scalars_[inst.scalar] & ((std::int64_t{1} << program_.lanes) - 1);
   }
 
   /// Top bits of what a load reads from the constant block; kUnknown of what it reads elsewhere.

@@ -321,6 +321,37 @@ TEST_F(CApi, AcceptsStructsOfLaterVersions) {
   EXPECT_TRUE(matches_reference(data_));
 }
 
+TEST_F(CApi, RunsDynamicAxesAtAnyLength) {
+  problem_.dynamic[1] = 1;
+  convt_kernel_t* kernel = nullptr;
+  ASSERT_EQ(convt_compile(&problem_, nullptr, &kernel), CONVT_OK) << convt_last_error();
+  Problem problem = upsampling_problem();
+  problem.axes[1].dynamic = true;
+  LayerData data(with_input_lengths(problem, {0, 21, 0}).value(), 2);
+  std::vector<std::byte> packed(convt_packed_weights_bytes(kernel));
+  ASSERT_EQ(
+      convt_pack(kernel, data.weights.data(), data.weights.size(), packed.data(), packed.size()),
+      CONVT_OK);
+  convt_run_arguments_t run = CONVT_RUN_ARGUMENTS_INIT;
+  run.batch = 2;
+  run.src = data.src.data();
+  run.weights = packed.data();
+  run.weights_bytes = packed.size();
+  run.bias = data.bias_data();
+  run.dst = data.dst.data();
+  run.input_lengths[1] = 21;
+  EXPECT_EQ(convt_run(kernel, &run), CONVT_OK) << convt_last_error();
+  EXPECT_TRUE(matches_reference(data));
+  run.input_lengths[0] = 21;
+  EXPECT_TRUE(fails(convt_run(kernel, &run), "not dynamic"));
+  convt_kernel_destroy(kernel);
+  problem_.dynamic[0] = 2;
+  EXPECT_TRUE(fails(convt_problem_validate(&problem_), "dynamic[0]"));
+  // A program that was compiled before the fields were there says so by its size.
+  problem_.struct_bytes = offsetof(convt_problem_t, dynamic);
+  EXPECT_EQ(convt_problem_validate(&problem_), CONVT_OK);
+}
+
 TEST_F(CApi, ErrorsBelongToTheirThread) {
   EXPECT_TRUE(fails(convt_run(kernel_, nullptr), "arguments"));
   std::thread([] { EXPECT_STREQ(convt_last_error(), ""); }).join();

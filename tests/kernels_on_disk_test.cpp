@@ -195,6 +195,31 @@ TEST_F(KernelsOnDisk, MayBeLlvms) {
                    .from_disk);
 }
 
+TEST_F(KernelsOnDisk, ServeEveryLengthWhereLengthsAreDynamic) {
+  Problem problem = small_layers().front();
+  problem.axes[0].dynamic = problem.axes[1].dynamic = true;
+  const Kernel compiled = Runtime(options()).compile(problem).value();
+  const Kernel loaded = Runtime(options()).compile(problem).value();
+  expect_same(loaded, compiled);
+  for (const std::int64_t length : {1, 2, 4, 7, 23}) {
+    const std::array<std::int64_t, kMaxRank> lengths{length, length + 2, 0};
+    LayerData data(with_input_lengths(problem, lengths).value(), 2);
+    const Result<PackedWeights> packed = pack_weights_of(loaded, data);
+    std::vector<float> results[2];
+    for (const Kernel* kernel : {&compiled, &loaded}) {
+      data.clear_dst();
+      RunArguments run = data.arguments(packed.value());
+      run.input_lengths = lengths;
+      ASSERT_TRUE(kernel->run(run).ok());
+      data.take_dst();
+      results[kernel == &loaded ? 1 : 0] = data.dst;
+    }
+    EXPECT_TRUE(matches_reference(data));
+    EXPECT_EQ(std::memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)),
+              0);
+  }
+}
+
 TEST_F(KernelsOnDisk, AreKeptByEverythingTheyDependOn) {
   const Problem problem = small_layers().front();
   const Target target = host_target();

@@ -210,11 +210,36 @@ TEST(ParseLayer, SaysWhatIsNotOfferedYet) {
     EXPECT_EQ(error.code, ErrorCode::unsupported) << error.message;
     return error.message;
   };
-  EXPECT_EQ(unsupported("\"in\": [4, 4]", "\"in\": [4, \"?\"]"),
-            "key 'in': dynamic lengths (\"?\") are not offered yet (axis 1, width)");
   EXPECT_EQ(unsupported("\"post\": []", "\"post\": [\"bn\", \"instancenorm\"]"),
             "key 'post': step 'instancenorm': unknown (--skip-unknown-post leaves it out, "
             "--ignore-post all steps)");
+}
+
+TEST(ParseLayer, ReadsDynamicAxes) {
+  const auto flags = [](const Result<Layer>& layer) {
+    return std::pair(layer.value().problem.axes[0].dynamic, layer.value().problem.axes[1].dynamic);
+  };
+  const std::string in = "\"in\": [4, 4]";
+  EXPECT_EQ(flags(parse_layer(kDcgan)), std::pair(false, false));
+  EXPECT_EQ(flags(parse_layer(kDcgan, {.dynamic = true})), std::pair(true, true));
+  const auto with = [&](const std::string& text) {
+    return parse_layer(replaced(kDcgan, in, text));
+  };
+  EXPECT_EQ(flags(with(in + ", \"dynamic\": true")), std::pair(true, true));
+  const Result<Layer> one = with(in + ", \"dynamic\": [false, true]");
+  EXPECT_EQ(flags(one), std::pair(false, true));
+  EXPECT_EQ(parse_layer(layer_to_json(*one)).value(), *one);
+  // An open length is dynamic, and expected to be a usual one.
+  const std::string open =
+      replaced(replaced(kDcgan, in, "\"in\": [4, \"?\"]"), "\"out\"", "\"was\"");
+  const Result<Layer> opened = parse_layer(replaced(open, "true", "false"));
+  EXPECT_EQ(flags(opened), std::pair(false, true));
+  EXPECT_EQ(opened->problem.axes[1].input, usual_length(2));
+  EXPECT_EQ(with(in + ", \"dynamic\": 1").error().message,
+            "key 'dynamic': must be true or false, or one of them for each of the 2 axes, got 1");
+  EXPECT_EQ(with(in + ", \"dynamic\": [true]").error().message,
+            "key 'dynamic': must be true or false, or one of them for each of the 2 axes, got "
+            "[true]");
 }
 
 std::string with_keys(const std::string& keys) {

@@ -191,7 +191,7 @@ Inst inst_of(Op op, bool masked = false) {
   inst.dst = 1;
   inst.a = 2;
   inst.b = 3;
-  if (op >= Op::fma && op != Op::mask_const) inst.b_kind = Operand::reg;
+  if (op >= Op::fma && op < Op::mask_scalar) inst.b_kind = Operand::reg;
   if (masked) inst.mask = 4;
   return inst;
 }

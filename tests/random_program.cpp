@@ -34,7 +34,8 @@ constexpr std::int64_t kLaneExtent = kOuterExtent + 15;
 
 // Roles of the vector registers: values that stay below 1, sums of their products, indices; bits,
 // which no NaN goes into (the payload of one that arithmetic made is not defined), and a float
-// that is none. Masks: constant ones, and one that comparisons write.
+// that is none. Masks: constant ones, and one that comparisons and
+// look-ups write.
 constexpr Reg kInputs = 9, kSums = 10, kIndices = 2, kBits = 6, kMasks = 2;
 constexpr Reg kNumber = kInputs + kSums + kIndices + kBits;
 
@@ -58,7 +59,7 @@ class Generator {
     Reg next = 0;
     for (program::Inst& inst : stage.code) {
       if (inst.op == Op::mask_const) masks[inst.dst] = next++;
-      if (inst.op == Op::compare) masks[inst.dst] = kMasks;
+      if (inst.op == Op::compare || inst.op == Op::mask_scalar) masks[inst.dst] = kMasks;
       if (inst.op == Op::narrow && inst.type == program::Type::bf16) inst.imm = pick(1, 2);
       for_each_register(inst, [&](Reg& reg, bool is_mask) { reg = is_mask ? masks[reg] : reg; });
     }
@@ -242,6 +243,7 @@ class Generator {
     for (int count = pick(1, 3); count > 0; --count) {
       const auto column = static_cast<std::uint16_t>(pick(0, columns - 1));
       scalars_.push_back(builder_.let("let", table, row, column));
+      if (chance(30)) builder_.mask_of(scalars_.back());
     }
   }
 

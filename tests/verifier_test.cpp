@@ -843,5 +843,59 @@ TEST(VerifierWorkspace, RowOfTheSameTurn) {
   }
 }
 
+// ---- Lanes from a table.
+
+/// 40 elements in blocks of 16, the lanes of each block from a table.
+Program lanes_program(std::vector<std::int32_t> lanes, bool keep_look_up = true) {
+  Builder b("lanes", kSmallLanes, 32, 7);
+  const BufferId src = b.buffer(make_buffer(BufferKind::src, "src", {0, 40}, true));
+  const BufferId dst = b.buffer(make_buffer(BufferKind::dst, "dst", {0, 40}, true));
+  const TableId table = b.table("lanes", 1, std::move(lanes));
+  b.begin_stage("copy");
+  const ScalarId image = b.coordinate("image", {1, 1});
+  const ScalarId block = b.coordinate("block", {3, 0});
+  const ScalarId once = b.begin_loop("once", 1);
+  const Reg mask = b.mask_of(b.let("lanes", table, Affine::of(block), 0));
+  if (!keep_look_up) b.end_loop();
+  const std::vector<Affine> index = {Affine::of(image), Affine::of(block, kSmallLanes)};
+  const Reg v = b.vector();
+  b.load(v, at(b.address(src, index), 1), mask);
+  b.store(at(b.address(dst, index), 1), v, mask);
+  if (keep_look_up) b.end_loop();
+  static_cast<void>(once);
+  b.end_stage();
+  return b.finish();
+}
+
+TEST(VerifierLanes, AcceptsWhatCoversTheOutput) {
+  expect_accepted(lanes_program({0xffff, 0xffff, 0xff}));
+}
+
+TEST(VerifierLanes, RefusesALaneTooMany) {
+  expect_refused(lanes_program({0xffff, 0xffff, 0x1ff}), "axis 1 of 'src': index 32..40");
+}
+
+TEST(VerifierLanes, RefusesALaneTooFew) {
+  expect_refused(lanes_program({0xffff, 0xfffe, 0xff}), "dst[0, 16] is never stored");
+  expect_refused(lanes_program({0xffff, 0, 0xff}), "is never stored");
+}
+
+TEST(VerifierLanes, RefusesLanesStoredTwice) {
+  Program program = lanes_program({0xffff, 0xffff, 0xff});
+  Address& address = program.addresses[find(program, Op::store).mem.address];
+  address.index[1] = Affine::of(program.stages[0].grid[1].scalar, 15);
+  expect_refused(program, "is stored more than once");
+}
+
+TEST(VerifierLanes, RefusesAMaskWhoseLookUpIsOver) {
+  expect_refused(lanes_program({0xffff, 0xffff, 0xff}, false), "axis 1 of 'src'");
+}
+
+TEST(VerifierLanes, RefusesOtherScalars) {
+  Program program = lanes_program({0xffff, 0xffff, 0xff});
+  find(program, Op::mask_scalar).scalar = program.stages[0].grid[1].scalar;
+  expect_refused(program, "is no look-up");
+}
+
 }  // namespace
 }  // namespace convt::program

@@ -21,6 +21,7 @@
 #include "compiler/program/interpreter.hpp"
 #include "compiler/program/linear.hpp"
 #include "compiler/program/passes.hpp"
+#include "compiler/program/shape.hpp"
 #include "tests/executable.hpp"
 #include "tests/guarded_buffer.hpp"
 #include "tests/random_program.hpp"
@@ -122,13 +123,16 @@ void expect_same(const Result<Code>& code, const Program& program, std::int64_t 
   if (!have_features_for(program)) return;
   Memory expected(program, batch), actual(program, batch);
   const Executable executable(*code);
+  const std::vector<std::int64_t> shape = make_shape_block(program);
+  Args args = actual.args();
+  args.shape = shape.data();
   for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
     const std::int64_t items = item_count(program.stages[stage], batch);
     const Status status = interpret(program, static_cast<int>(stage), expected.args(), 0, items);
     ASSERT_TRUE(status.ok()) << status.error().message;
     const std::int64_t step = piece == 0 ? std::max<std::int64_t>(items, 1) : piece;
     for (std::int64_t begin = 0; begin < items; begin += step) {
-      executable.run(stage, actual.args(), begin, std::min(items, begin + step));
+      executable.run(stage, args, begin, std::min(items, begin + step));
     }
   }
   EXPECT_EQ(actual.difference(expected), "");
@@ -1011,6 +1015,30 @@ TEST(Xbyak, ExpandedDotProductsEqualTheInterpreter) {
       allocate_registers(legalise(b.finish(), generic_target(Isa::avx512)));
   ASSERT_TRUE(program.ok()) << program.error().message;
   expect_same(*program);
+}
+
+/// Everything that can depend on lengths marked so: machine code then reads it from the shape
+/// block.
+Program all_dynamic(Program program) {
+  for (Buffer& buffer : program.buffers)
+    for (std::size_t axis = 0; axis < static_cast<std::size_t>(buffer.axes); ++axis)
+      if (buffer.kind != BufferKind::constants && buffer.stride[axis] != 1)
+        buffer.dynamic_strides |= static_cast<std::uint8_t>(1u << axis);
+  for (Table& table : program.tables) table.dynamic = true;
+  for (Stage& stage : program.stages)
+    for (Coordinate& coordinate : stage.grid)
+      coordinate.extent.dynamic = coordinate.extent.batch_block == 0;
+  return program;
+}
+
+TEST(Xbyak, RandomDynamicProgramsEqualTheInterpreter) {
+  for (std::uint64_t seed = 0; seed < 1000 && !::testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const auto batch = 1 + static_cast<std::int64_t>(seed) % test::kRandomBatch;
+    const int registers = std::max(0, kIntegerRegisters - static_cast<int>(seed % 20));
+    expect_same(all_dynamic(test::random_program(seed)), batch, static_cast<std::int64_t>(seed % 3),
+                registers);
+  }
 }
 
 TEST(Xbyak, RandomProgramsEqualTheInterpreter) {

@@ -1,5 +1,6 @@
 // convt run: one layer on given or random tensors.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -25,6 +26,7 @@ struct RunOptions {
   std::string input_parameters;
   std::string residual;
   std::string output;
+  std::vector<std::int64_t> lengths;
   std::uint64_t seed = 1;
 };
 
@@ -168,13 +170,30 @@ Status refuse_slices(const Problem& problem) {
                "for 'run', whose files hold dense tensors"};
 }
 
+/// Gives the layer and its tensors the lengths of --length, if there are any.
+Status resize(const RunOptions& options, Layer* layer, LayerRun* run) {
+  if (options.lengths.empty()) return ok_status();
+  if (options.lengths.size() != static_cast<std::size_t>(layer->problem.rank)) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("--length: {} lengths, but the layer has {} axes",
+                             options.lengths.size(), layer->problem.rank)};
+  }
+  std::array<std::int64_t, kMaxRank> lengths{};
+  std::copy(options.lengths.begin(), options.lengths.end(), lengths.begin());
+  if (Status status = run->resize(lengths); !status.ok()) return status;
+  layer->problem = with_input_lengths(layer->problem, lengths).value();
+  return ok_status();
+}
+
 Result<int> run_layer(const RunOptions& options) {
-  const Result<Layer> layer = load_layer(options.common);
+  Result<Layer> layer = load_layer(options.common);
   if (!layer.ok()) return layer.error();
   Status status = refuse_slices(layer->problem);
   if (!status.ok()) return status.error();
   LayerRun run;
   status = run.compile(*layer, compile_options(options.common, *layer), options.common.threads);
+  if (!status.ok()) return status.error();
+  status = resize(options, &*layer, &run);
   if (!status.ok()) return status.error();
   run.fill_inputs(options.seed);
   status = load_tensors(options, *layer, &run);
@@ -215,6 +234,10 @@ Command make_run_command(CLI::App& parent) {
       ->type_name("P.NPY");
   app->add_option("--residual", options->residual, "what the step add reads, like y")
       ->type_name("R.NPY");
+  app->add_option("--length", options->lengths,
+                  "input lengths of this run, one an axis, where axes are dynamic")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   app->add_option("-o,--output", options->output, "where to write y")->type_name("Y.NPY");
   app->add_option("--seed", options->seed, "of the random tensors that stand in for missing files")
       ->capture_default_str();

@@ -1,7 +1,11 @@
 // convt verify: layers against the reference.
+#include <algorithm>
+#include <array>
 #include <memory>
+#include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "tools/commands.hpp"
 #include "tools/layer_run.hpp"
@@ -29,17 +33,10 @@ struct Outcome {
 
 Outcome failed(const Error& error) { return {false, 0, "", error.message}; }
 
-Outcome verify_layer(const Layer& layer, const VerifyOptions& options, LayerRun* run) {
-  Status status =
-      run->compile(layer, compile_options(options.common, layer), options.common.threads);
-  if (!status.ok()) return failed(status.error());
-  run->fill_inputs(options.seed);
-  status = run->pack();
-  if (!status.ok()) return failed(status.error());
+Outcome verify_run(const VerifyOptions& options, LayerRun* run) {
   run->poison_output();
-  status = run->run();
+  const Status status = run->run();
   if (!status.ok()) return failed(status.error());
-
   CheckOptions check;
   check.max_samples = options.full ? 0 : options.sample;
   check.seed = options.seed;
@@ -49,6 +46,50 @@ Outcome verify_layer(const Layer& layer, const VerifyOptions& options, LayerRun*
   if (!result.ok) {
     outcome.failure = fmt::format("{} of {} elements wrong, first {}", result.failures,
                                   result.checked, result.first_failure);
+  }
+  return outcome;
+}
+
+using Lengths = std::array<std::int64_t, kMaxRank>;
+
+/// Of the dynamic axes: short ones, some around the expected ones, and half of them.
+std::vector<Lengths> other_lengths(const Problem& problem) {
+  std::vector<Lengths> others;
+  if (!problem.is_dynamic()) return others;
+  const auto add = [&](const auto& length_of) {
+    Lengths lengths{};
+    for (std::size_t a = 0; a < kMaxRank; ++a) {
+      const std::int64_t expected = problem.axes[a].input;
+      lengths[a] =
+          problem.axes[a].dynamic ? std::max<std::int64_t>(1, length_of(expected)) : expected;
+    }
+    // Too short for any output: there is nothing to verify.
+    if (with_input_lengths(problem, lengths).ok()) others.push_back(lengths);
+  };
+  for (const int least : {1, 2, 5})
+    add([&](std::int64_t expected) { return std::min<std::int64_t>(least, expected); });
+  for (const int more : {-1, 1, 7}) add([&](std::int64_t expected) { return expected + more; });
+  add([](std::int64_t expected) { return expected / 2; });
+  return others;
+}
+
+Outcome verify_layer(const Layer& layer, const VerifyOptions& options, LayerRun* run) {
+  Status status =
+      run->compile(layer, compile_options(options.common, layer), options.common.threads);
+  if (!status.ok()) return failed(status.error());
+  run->fill_inputs(options.seed);
+  status = run->pack();
+  if (!status.ok()) return failed(status.error());
+  Outcome outcome = verify_run(options, run);
+  for (const Lengths& lengths : other_lengths(layer.problem)) {
+    if (!outcome.ok) break;
+    if (status = run->resize(lengths); !status.ok()) return failed(status.error());
+    run->fill_inputs(options.seed);
+    const Outcome other = verify_run(options, run);
+    outcome.worst_ratio = std::max(outcome.worst_ratio, other.worst_ratio);
+    if (other.ok) continue;
+    outcome.ok = false;
+    outcome.failure = fmt::format("input {}: {}", fmt::join(lengths, "x"), other.failure);
   }
   return outcome;
 }

@@ -22,6 +22,8 @@ void add_layer_options(CLI::App& app, LayerSource source, CommonOptions* options
   app.add_flag("--ignore-post", options->ignore_post, "drop the layers' epilogue steps");
   app.add_flag("--skip-unknown-post", options->skip_unknown_post,
                "drop the epilogue steps that convt does not know (norms), keep the others");
+  app.add_flag("--dynamic", options->dynamic,
+               "mark all axes dynamic: the kernel serves every length, the layer's are expected");
   app.add_option(
          "--dtype", options->dtype,
          "element types of x and weights; overrides what the layers say (default f32), with "
@@ -62,6 +64,7 @@ Result<std::vector<Layer>> load_layers(const CommonOptions& options) {
   reading.dialects = dialects::canonical_layer;
   reading.ignore_post = options.ignore_post;
   reading.skip_unknown_post = options.skip_unknown_post;
+  reading.dynamic = options.dynamic;
   reading.dtype = parse_dtype_key(options.dtype);
   reading.dst_dtype = parse_data_type(options.dst_dtype);
   reading.math_mode = parse_math_mode(options.math_mode);

@@ -38,6 +38,7 @@ struct CommonOptions {
   int threads = 1;
   bool ignore_post = false;
   bool skip_unknown_post = false;
+  bool dynamic = false;  ///< all axes, whatever the layers say
 };
 
 /// Which ways of naming layers a command offers.

@@ -30,7 +30,15 @@ Status LayerRun::compile(const Layer& layer, const Options& options, int threads
   kernel_ = std::move(*kernel);
   threads_ = threads;
   packed_ = PackedWeights();
-  resize(layer.problem, layer.batch);
+  LayerBuffers::resize(layer.problem, layer.batch);
+  return ok_status();
+}
+
+Status LayerRun::resize(const std::array<std::int64_t, kMaxRank>& input_lengths) {
+  Result<Problem> problem = with_input_lengths(layer_.problem, input_lengths);
+  if (!problem.ok()) return in_layer(layer_, problem.error());
+  layer_.problem = *std::move(problem);
+  LayerBuffers::resize(layer_.problem, layer_.batch);
   return ok_status();
 }
 

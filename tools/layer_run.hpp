@@ -1,6 +1,8 @@
 // LayerRun: one layer compiled, with tensors to run it on. Tensors are kept from layer to layer.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <optional>
 
 #include <convt/convt.hpp>
@@ -15,6 +17,9 @@ class LayerRun : public measuring::LayerBuffers {
   /// Compiles the layer and makes room for its tensors, which are not filled. Errors name the
   /// layer.
   Status compile(const Layer& layer, const Options& options, int threads);
+
+  /// Tensors of other lengths along the dynamic axes, not filled: the kernel stays.
+  Status resize(const std::array<std::int64_t, kMaxRank>& input_lengths);
 
   /// Packs the weights; before the first run, and after they were changed.
   Status pack();

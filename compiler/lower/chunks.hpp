@@ -12,10 +12,13 @@ struct Chunk {
   Affine first;
   ScalarId blocks = program::kNone;
   ScalarId rest = program::kNone;  ///< 1 for the chunk that has it; kNone: there is none
+  /// Of a dynamic axis: the rest's first element, and a bit for each of its elements.
+  Affine rest_first{};
+  ScalarId rest_bits = program::kNone;
 };
 
 /// Shares out an axis of `extent` elements, `block` at a time; adds a coordinate to the grid.
 Chunk bind_chunk(Builder& builder, std::int64_t extent, std::int64_t block,
-                 std::int64_t most_chunks);
+                 std::int64_t most_chunks, bool dynamic = false);
 
 }  // namespace convt::lowering

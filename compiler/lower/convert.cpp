@@ -64,6 +64,11 @@ class Convert {
                    tensor.extent[kDepth] * tensor.extent[kHeight] * tensor.extent[kWidth]};
     flat.stride = {tensor.stride[kBatch] * ratio, last_ ? 1 : tensor.stride[kChannel] * ratio,
                    tensor.stride[kWidth] * ratio};
+    const auto is_dynamic = [&](std::size_t axis) {
+      return tensor.has_dynamic_stride(axis) ? 1u : 0u;
+    };
+    flat.dynamic_strides = static_cast<std::uint8_t>(
+        is_dynamic(kBatch) | (last_ ? 0 : is_dynamic(kChannel) << 1) | is_dynamic(kWidth) << 2);
     return builder_.buffer(flat);
   }
 
@@ -88,25 +93,40 @@ class Convert {
     const std::int64_t length = problem_.input_spatial();
     // A chunk of few long planes, or of one word's.
     const ScalarId word = builder_.coordinate("word", Extent{words_, 0});
+    const bool dynamic = problem_.is_dynamic();
     const Chunk chunk =
-        bind_chunk(builder_, length, lanes_, chunks_of(length / lanes_, kVectorsAChunk));
+        bind_chunk(builder_, length, lanes_, chunks_of(length / lanes_, kVectorsAChunk), dynamic);
     const auto emit = [&](std::int64_t count) {
       const Affine channel = group * channels + Affine::of(word, word_);
       const auto at = [&](const Affine& position, std::uint64_t bits) {
         const Mem src{builder_.address(from, {image_, channel, position}), 2, {}};
         const Mem dst{
             builder_.address(to, {image_, group * words_ + Affine::of(word), position}), 2, {}};
-        store_lanes(builder_, dst, make_word(src, channel, count, bits), bits, lanes_, false,
+        const Reg mask = make_load_mask(builder_, bits, lanes_);
+        store_lanes(builder_, dst, make_word(src, channel, count, mask), bits, lanes_, false,
                     make_store_mask(builder_, bits, lanes_, false));
       };
-      if (length >= lanes_) {
+      const auto at_rest = [&] {
+        const Mem src{builder_.address(from, {image_, channel, chunk.rest_first}), 2, {}};
+        const Mem dst{
+            builder_.address(to, {image_, group * words_ + Affine::of(word), chunk.rest_first}),
+            2,
+            {}};
+        const Reg mask = builder_.mask_of(chunk.rest_bits);
+        store_masked(builder_, dst, make_word(src, channel, count, mask), mask);
+      };
+      if (length >= lanes_ || dynamic) {
         at(chunk.first + Affine::of(builder_.begin_loop("block", chunk.blocks), lanes_),
            lane_bits(0, lanes_, lanes_));
         builder_.end_loop();
       }
       if (chunk.rest == program::kNone) return;
       builder_.begin_if_equal(chunk.rest, 1);
-      at(Affine(length / lanes_ * lanes_), lane_bits(0, length % lanes_, lanes_));
+      if (dynamic) {
+        at_rest();
+      } else {
+        at(Affine(length / lanes_ * lanes_), lane_bits(0, length % lanes_, lanes_));
+      }
       builder_.end_if();
     };
     if (partial == 0) return emit(word_);
@@ -124,8 +144,7 @@ class Convert {
   }
 
   /// The word of `count` channels from `src` on, for each of its lanes.
-  Reg make_word(const Mem& src, const Affine& channel, std::int64_t count, std::uint64_t bits) {
-    const Reg mask = make_load_mask(builder_, bits, lanes_);
+  Reg make_word(const Mem& src, const Affine& channel, std::int64_t count, Reg mask) {
     Reg result = program::kNone;
     for (std::int64_t c = 0; c < count; ++c) {
       Mem mem = src;
@@ -172,7 +191,8 @@ class Convert {
     const BufferId from = view(src_, raw_type(src_.type));
     const BufferId to = view(dst_, type);
     const std::int64_t pixels = problem_.input_spatial();
-    const Chunk chunk = bind_chunk(builder_, pixels, 1, chunks_of(pixels, kPixelsAChunk));
+    const Chunk chunk =
+        bind_chunk(builder_, pixels, 1, chunks_of(pixels, kPixelsAChunk), problem_.is_dynamic());
     const Affine group = coordinate("group", problem_.groups);
     const Affine pixel = chunk.first + Affine::of(builder_.begin_loop("pixel", chunk.blocks));
     const std::int64_t channels = problem_.ic_per_group();

@@ -50,6 +50,8 @@ BufferId find_buffer(const program::Program& program, program::BufferKind kind);
 /// `mask`: the register of `bits`, where needs_store_mask().
 void store_lanes(Builder& builder, const Mem& mem, Reg value, std::uint64_t bits, int lanes,
                  bool in_pieces, Reg mask);
+/// Stores the lanes of a mask that is not known here.
+void store_masked(Builder& builder, const Mem& mem, Reg value, Reg mask);
 bool needs_store_mask(std::uint64_t bits, int lanes, bool in_pieces);
 /// The register that store_lanes() needs, if any, set here.
 Reg make_store_mask(Builder& builder, std::uint64_t bits, int lanes, bool in_pieces);

@@ -49,6 +49,10 @@ static void store_converted(Builder& builder, const Mem& mem, Reg value, int cou
   builder.store(mem, value, mask);
 }
 
+void store_masked(Builder& builder, const Mem& mem, Reg value, Reg mask) {
+  store_converted(builder, mem, value, 0, mask);
+}
+
 void store_lanes(Builder& builder, const Mem& mem, Reg value, std::uint64_t bits, int lanes,
                  bool in_pieces, Reg mask) {
   const int count = std::popcount(bits);
@@ -181,16 +185,27 @@ std::string find_staging_misfit(const Problem& problem, const Plan& plan) {
   return "";
 }
 
-}  // namespace
+/// What of a plan depends on lengths, so that its code could not serve others.
+std::string find_dynamic_misfit(const Problem& problem, const Plan& plan) {
+  if (!problem.is_dynamic()) return "";
+  if (plan.staging.used) return "staging is not for dynamic axes";
+  if (plan.panel) return "panel=1 is not for dynamic axes";
+  if (plan.tile_rows > 1) return "tile_rows is not for dynamic axes";
+  if (plan.images > 1) return "images is not for dynamic axes";
+  if (plan.tap_unroll > 0) return "tap_unroll is not for dynamic axes";
+  return "";
+}
 
-Result<program::Program> lower(const Problem& user_problem, const Target& target,
-                               const Plan& plan) {
+Result<program::Program> lower_with(const Problem& user_problem, const Target& target,
+                                    const Plan& plan, bool declarations_only) {
   const Problem problem = compute_problem(user_problem, plan);
   if (plan.lanes != target.lanes) {
     return Error{ErrorCode::unsupported, "plan has " + std::to_string(plan.lanes) +
                                              " lanes, target has " + std::to_string(target.lanes)};
   }
   if (const std::string misfit = find_misfit(problem, plan); !misfit.empty())
+    return Error{ErrorCode::unsupported, "plan: " + misfit};
+  if (const std::string misfit = find_dynamic_misfit(problem, plan); !misfit.empty())
     return Error{ErrorCode::unsupported, "plan: " + misfit};
   if (const std::string misfit = find_type_misfit(user_problem, plan); !misfit.empty())
     return Error{ErrorCode::unsupported, "plan: " + misfit};
@@ -200,6 +215,7 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
   }
   program::Builder builder(user_problem.to_text(), target.lanes, target.vector_registers,
                            target.mask_registers);
+  if (declarations_only) builder.declare_only();
   lowering::declare_channel_rows(user_problem, builder);
   if (plan.staging.used) lowering::lower_reorder_src(user_problem, problem, plan, builder);
   if (plan.convert) lowering::lower_convert_src(user_problem, problem, plan, builder);
@@ -224,6 +240,17 @@ Result<program::Program> lower(const Problem& user_problem, const Target& target
   if (plan.staging.used) lowering::lower_reorder_dst(user_problem, problem, plan, builder);
   lowering::lower_bias_rows(user_problem, problem, plan, builder);
   return builder.finish();
+}
+
+}  // namespace
+
+Result<program::Program> lower(const Problem& problem, const Target& target, const Plan& plan) {
+  return lower_with(problem, target, plan, false);
+}
+
+Result<program::Program> lower_declarations(const Problem& problem, const Target& target,
+                                            const Plan& plan) {
+  return lower_with(problem, target, plan, true);
 }
 
 }  // namespace convt

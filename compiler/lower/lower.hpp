@@ -13,4 +13,9 @@ namespace convt {
 /// fit the problem.
 Result<program::Program> lower(const Problem& problem, const Target& target, const Plan& plan);
 
+/// Of a problem with dynamic axes: the declarations and grids of that Program, which is all that
+/// depends on the lengths, without the code of its stages.
+Result<program::Program> lower_declarations(const Problem& problem, const Target& target,
+                                            const Plan& plan);
+
 }  // namespace convt

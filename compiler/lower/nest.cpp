@@ -29,6 +29,7 @@ enum RunColumn : std::uint16_t {
   kPanelCount,
   kPanelSrc,
   kPanelDst,
+  kVariant,
   kRunColumns
 };
 
@@ -61,6 +62,12 @@ program::Op multiply_op(Products products) {
 
 /// Channels between a panel's copy and its prefetch.
 constexpr std::int32_t kChannelsAhead = 4;
+
+/// Whether each output has exactly one live tap, at all lengths.
+bool has_one_tap_a_row(const Axis& axis) {
+  return axis.kernel * axis.dilation <= axis.stride && axis.kernel == axis.stride &&
+         axis.crop_begin == 0 && axis.output == axis.input * axis.stride;
+}
 
 constexpr std::array<char, kMaxRank> kAxisNames{'d', 'h', 'w'};
 
@@ -95,6 +102,7 @@ Nest::OuterAxis Nest::make_outer_axis(std::size_t a) {
   const Axis& axis = axes_[a];
   const bool leaves_out = a < leaves_out_rows_.size() && leaves_out_rows_[a];
   OuterAxis outer;
+  outer.dynamic = axis.dynamic;
   outer.trivial = axis.kernel == 1 && axis.stride == 1 && axis.crop_begin == 0 &&
                   axis.output == axis.input && axis.zero_tail == 0;
   if (outer.trivial) {
@@ -121,7 +129,13 @@ Nest::OuterAxis Nest::make_outer_axis(std::size_t a) {
   }
   if (leaves_out && staged_) number_outputs(table, reached_outputs(axis));
   if (!rows_by_phase_) sort_rows_by_output(table);
-  declare_rows(outer, std::string(1, kAxisNames[a]) + "_rows", std::move(table));
+  declare_rows(outer, std::string(1, kAxisNames[a]) + "_rows", std::move(table), axis.dynamic);
+  if (axis.dynamic) {
+    // Of all lengths.
+    outer.most_taps = tap_row_count(make_phases(axis));
+    outer.constant_taps = has_one_tap_a_row(axis);
+    outer.taps = 1;
+  }
   return outer;
 }
 
@@ -145,8 +159,8 @@ Nest::OuterAxis Nest::make_tiled_axis(const Axis& axis) {
   return outer;
 }
 
-void Nest::declare_rows(OuterAxis& outer, const std::string& name,
-                        std::vector<std::int32_t> table) {
+void Nest::declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table,
+                        bool dynamic) {
   outer.rows = static_cast<std::int64_t>(table.size()) / kRowColumns;
   outer.taps = table.empty() ? 0 : table[kTapCount];
   for (std::size_t i = kTapCount; i < table.size(); i += kRowColumns)
@@ -154,7 +168,7 @@ void Nest::declare_rows(OuterAxis& outer, const std::string& name,
   outer.constant_taps = true;
   for (std::size_t i = kTapCount; i < table.size(); i += kRowColumns)
     outer.constant_taps = outer.constant_taps && table[i] == outer.taps;
-  outer.table = builder_.table(name, kRowColumns, std::move(table));
+  outer.table = builder_.table(name, kRowColumns, std::move(table), dynamic);
 }
 
 Nest::ChannelTiles Nest::channel_tiles() const {
@@ -269,13 +283,13 @@ void Nest::begin_stage() {
     oc_tile_ = Affine::of(builder_.coordinate("oc_tile", Extent{packed_.oc_tiles(), 0}));
   bind_images();
   for (std::size_t a = 0; a < outer_count_; ++a)
-    if (outer_[a].rows != 1)
-      outer_[a].row =
-          builder_.coordinate(std::string("row_") + kAxisNames[a], Extent{outer_[a].rows, 0});
+    if (outer_[a].rows != 1 || outer_[a].dynamic)
+      outer_[a].row = builder_.coordinate(std::string("row_") + kAxisNames[a],
+                                          Extent{outer_[a].rows, 0, outer_[a].dynamic});
   Affine run;
-  if (tiling_.runs.size() != 1) {
+  if (tiling_.runs.size() != 1 || has_dynamic_rows()) {
     const auto count = static_cast<std::int64_t>(tiling_.runs.size());
-    run = Affine::of(builder_.coordinate("run", Extent{count, 0}));
+    run = Affine::of(builder_.coordinate("run", Extent{count, 0, has_dynamic_rows()}));
   }
   if (tiles_of_groups()) count_groups();
   bind_runs(run);
@@ -470,8 +484,9 @@ void Nest::bind_runs(const Affine& row) {
     table.push_back(static_cast<std::int32_t>(columns.count));
     table.push_back(static_cast<std::int32_t>(columns.src));
     table.push_back(static_cast<std::int32_t>(columns.dst));
+    table.push_back(run.variant);
   }
-  if (tiling_.runs.size() == 1) {
+  if (tiling_.runs.size() == 1 && !has_dynamic_rows()) {
     const TileRun& run = tiling_.runs[0];
     run_output_ = run.output;
     run_input_ = run.input;
@@ -482,8 +497,12 @@ void Nest::bind_runs(const Affine& row) {
     panel_dst_ = panel_columns(run).dst;
     return;
   }
-  run_table_ = builder_.table("runs", kRunColumns, std::move(table));
+  run_table_ = builder_.table("runs", kRunColumns, std::move(table), has_dynamic_rows());
   if (tiling_.bodies.size() > 1) run_body_ = builder_.let("body", run_table_, row, kBody);
+  if (!tiling_.variants.empty()) {
+    run_variant_ = builder_.let("variant", run_table_, row, kVariant);
+    lanes_table_ = builder_.table("lanes", 1, {});
+  }
   run_tiles_ = builder_.let("tiles", run_table_, row, kTiles);
   run_output_ = Affine::of(builder_.let("run_output", run_table_, row, kRunOutput));
   run_input_ = Affine::of(builder_.let("run_input", run_table_, row, kRunInput));
@@ -501,8 +520,10 @@ void Nest::bind_runs(const Affine& row) {
     run_trips_scalar_ = builder_.let("trips", run_table_, row, kRunTrips);
     run_trips_ = Affine::of(run_trips_scalar_);
   }
-  const bool one_group = std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
-                                     [](const TileRun& run) { return run.group_begin == 0; });
+  const bool one_group = has_dynamic_rows()
+                             ? tiling_.tap_groups.size() <= 1
+                             : std::all_of(tiling_.runs.begin(), tiling_.runs.end(),
+                                           [](const TileRun& run) { return run.group_begin == 0; });
   if (!one_group) run_group_ = Affine::of(builder_.let("run_group", run_table_, row, kRunGroup));
 }
 
@@ -534,6 +555,7 @@ void Nest::end_row_body() {
 }
 
 void Nest::begin_body(std::size_t body) {
+  body_ = body;
   builder_.comment("body " + std::to_string(body));
   if (tiling_.bodies.size() > 1)
     builder_.begin_if_equal(run_body_, static_cast<std::int64_t>(body));
@@ -541,6 +563,7 @@ void Nest::begin_body(std::size_t body) {
   std::int64_t most = 0;
   for (const TileRun& run : tiling_.runs)
     if (run.body == static_cast<std::int32_t>(body)) most = std::max(most, run.tiles);
+  if (has_dynamic_rows()) most = body < tiling_.far_bodies ? 2 : 1;
   if (run_tiles_ == program::kNone || most == 1) {
     tile_ = Affine::of(builder_.begin_loop("tile", most));
   } else {
@@ -551,6 +574,15 @@ void Nest::begin_body(std::size_t body) {
 void Nest::end_body() {
   builder_.end_loop();
   if (tiling_.bodies.size() > 1) builder_.end_if();
+}
+
+ScalarId Nest::look_up_lanes(std::span<const std::uint64_t> bits_of_variants) {
+  const std::vector<std::uint64_t> bits(bits_of_variants.begin(), bits_of_variants.end());
+  const auto [row, is_new] = lanes_rows_.try_emplace(bits, 0);
+  if (is_new)
+    row->second =
+        builder_.append(lanes_table_, std::vector<std::int32_t>(bits.begin(), bits.end()));
+  return builder_.let("lanes", lanes_table_, Affine(row->second) + Affine::of(run_variant_), 0);
 }
 
 void Nest::begin_tap_loop(OuterAxis& axis, const std::string& name) {
@@ -649,10 +681,15 @@ AddressId Nest::dst_address() { return output_address(dst_); }
 
 Reg Nest::finish(const Mem& dst, std::uint64_t bits, Reg value, const LoadRow& load) {
   if (!epilogue_.has_residual()) return value;
+  return finish_masked(dst, make_load_mask(builder_, bits, lanes_), value, load);
+}
+
+Reg Nest::finish_masked(const Mem& dst, Reg mask, Reg value, const LoadRow& load) {
+  if (!epilogue_.has_residual()) return value;
   Mem mem = dst;
   mem.address = output_address(residual_);
   const Reg residual = builder_.vector();
-  builder_.load(residual, mem, make_load_mask(builder_, bits, lanes_));
+  builder_.load(residual, mem, mask);
   epilogue_.finish(residual, value, load);
   return residual;
 }

@@ -16,6 +16,8 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,8 +42,16 @@ class Nest {
   [[nodiscard]] bool contiguous_rows() const { return contiguous_rows_; }
 
   [[nodiscard]] const Tiling& tiling() const { return tiling_; }
+
+  /// What the body at hand stands for (see Tiling::variants): at least itself.
+  [[nodiscard]] std::span<const TileBody> variants() const {
+    if (tiling_.variants.empty()) return std::span(&tiling_.bodies[body_], 1);
+    return tiling_.variants[body_];
+  }
+  /// The lanes of a mask that differs from variant to variant, for Builder::mask_of.
+  ScalarId look_up_lanes(std::span<const std::uint64_t> bits_of_variants);
   [[nodiscard]] bool one_tile_a_row() const {
-    return tiling_.runs.size() == 1 && tiling_.runs[0].tiles == 1;
+    return tiling_.runs.size() == 1 && tiling_.runs[0].tiles == 1 && !has_dynamic_rows();
   }
   /// Input rows from one tile of rows to the next.
   [[nodiscard]] std::int32_t rows_ahead() const { return row_tiling_.width; }
@@ -53,6 +63,7 @@ class Nest {
   template <class Lower>
   void for_each_body(Lower&& lower) {
     begin_stage();
+    if (builder_.declares_only()) return end_stage();
     for (row_body_ = 0; row_body_ < row_tiling_.bodies.size(); ++row_body_) {
       begin_row_body();
       for (std::size_t b = 0; b < tiling_.bodies.size(); ++b) {
@@ -169,6 +180,8 @@ class Nest {
   /// What is stored to the lanes `bits` of `dst`, an operand made of dst_address(): `value`, or
   /// with a residual, in a register of its own, what that makes of it.
   Reg finish(const Mem& dst, std::uint64_t bits, Reg value, const LoadRow& load);
+  /// The same under a mask that the caller has, kNone for all lanes.
+  Reg finish_masked(const Mem& dst, Reg mask, Reg value, const LoadRow& load);
 
  private:
   /// What a loaded input needs before it is multiplied.
@@ -196,6 +209,7 @@ class Nest {
     bool tiled = false;          ///< rows are tiles whose bodies have the taps: one tap, at 0
     bool constant_taps = false;  ///< every row has the same count of live taps
     std::int64_t rows = 1;
+    bool dynamic = false;         ///< rows depend on lengths
     std::int64_t taps = 1;        ///< that count
     std::int64_t most_taps = 1;   ///< the largest count of a row
     std::int64_t input_step = 0;  ///< input rows between neighbouring taps of a phase
@@ -218,7 +232,12 @@ class Nest {
   [[nodiscard]] Mem row_mem(int row, std::int64_t channel);
   OuterAxis make_outer_axis(std::size_t a);
   OuterAxis make_tiled_axis(const Axis& axis);
-  void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table);
+  void declare_rows(OuterAxis& outer, const std::string& name, std::vector<std::int32_t> table,
+                    bool dynamic = false);
+  /// Whether the innermost axis, which is tiled, is dynamic.
+  [[nodiscard]] bool has_dynamic_rows() const {
+    return axes_[kMaxRank - 1].dynamic && plan_.phases != Phases::row;
+  }
   void declare_buffers();
   void bind_outer_axis(OuterAxis& axis, const std::string& name);
   void bind_images();
@@ -257,7 +276,11 @@ class Nest {
   ScalarId run_body_ = program::kNone, run_tiles_ = program::kNone;
   program::TableId row_body_table_ = 0;
   ScalarId row_tile_body_ = program::kNone;
-  std::size_t row_body_ = 0;  ///< at hand
+  std::size_t row_body_ = 0;               ///< at hand
+  std::size_t body_ = 0;                   ///< at hand
+  ScalarId run_variant_ = program::kNone;  ///< of the run's body, if bodies have some
+  program::TableId lanes_table_ = 0;       ///< of variants
+  std::map<std::vector<std::uint64_t>, std::int64_t> lanes_rows_;
   Affine run_output_, run_input_, run_group_;
   Affine run_tap_, run_trips_;
   ScalarId run_trips_scalar_ = program::kNone;

@@ -6,6 +6,10 @@
 // A tile may be several output rows high: each input row is then loaded once for all rows that read
 // it. An output row is an accumulator more, a tap of h a product more; all else stays.
 //
+// Of a dynamic axis, a body may stand for tiles that end at different places (Tiling::variants).
+// What lanes of a vector then exist or are stored is a set for each variant, and where these differ
+// the mask comes from a table.
+//
 // Where a row has too many phases for the registers, a tile is of one phase (Phases::one) and its
 // outputs are spread over the row by permutes and masked stores: dearer stores, but each weight
 // serves more lanes.
@@ -20,6 +24,9 @@
 
 namespace convt::lowering {
 namespace {
+
+/// Lanes of a vector, in each variant of the body.
+using Lanes = std::vector<std::uint64_t>;
 
 /// Axes of packed weights: taps of h, and what is within (input channels, taps of w).
 enum WeightsAxis : std::uint8_t { kTapH = 3, kTapW = 4 };
@@ -47,6 +54,20 @@ class SpaceLanes {
   [[nodiscard]] std::size_t channels() const { return static_cast<std::size_t>(plan_.channels); }
   [[nodiscard]] std::size_t vectors() const { return static_cast<std::size_t>(plan_.positions); }
   [[nodiscard]] std::uint64_t all_lanes() const { return lane_bits(0, plan_.lanes, plan_.lanes); }
+  /// lanes_of(variant) of each variant of the body at hand.
+  template <class LanesOf>
+  [[nodiscard]] Lanes of_variants(const LanesOf& lanes_of) const {
+    Lanes lanes;
+    for (const TileBody& variant : nest_.variants()) lanes.push_back(lanes_of(variant));
+    return lanes;
+  }
+  [[nodiscard]] bool is_interleaved() const { return plan_.phases == Phases::all || stride_ == 1; }
+  static bool varies(const Lanes& lanes) {
+    return std::any_of(lanes.begin(), lanes.end(), [&](auto bits) { return bits != lanes[0]; });
+  }
+  static bool any(const Lanes& lanes) {
+    return std::any_of(lanes.begin(), lanes.end(), [](auto bits) { return bits != 0; });
+  }
 
   void lower_body(const TileBody& body);
   void start_accumulators();
@@ -54,29 +75,30 @@ class SpaceLanes {
   void find_shifts(const TileBody& body);
   [[nodiscard]] std::size_t count_held_weights() const;
   void add_corrections(const TileBody& body);
-  Reg product_mask(const TileBody& body, std::size_t phase, std::int32_t shift, std::size_t u);
+  Reg product_mask(std::size_t phase, std::int32_t shift, std::size_t u);
   void emit_channel(const TileBody& body, const Mem& src, const Mem& weights);
   void emit_row(const TileBody& body, std::int32_t input_row, Mem src, const Mem& weights);
   void prefetch_next_tile(std::int32_t input_row, Mem src);
   void load_inputs(const TileBody& body, std::int32_t shift, const Mem& src, std::vector<Reg>& x);
-  void emit_tap(const TileBody& body, std::size_t row, std::size_t phase, const BodyTap& tap,
-                const std::vector<Reg>& x, const Mem& weights);
+  void emit_tap(std::size_t row, std::size_t phase, const BodyTap& tap, const std::vector<Reg>& x,
+                const Mem& weights);
   Reg weight_register(const Mem& mem, std::size_t uses);
-  [[nodiscard]] std::uint64_t existing_inputs(const TileBody& body, std::int32_t shift,
-                                              std::size_t u) const;
-  [[nodiscard]] std::uint64_t stored_lanes(const BodyPhase& phase, std::size_t u) const;
-  [[nodiscard]] bool is_live(const TileBody& body, const BodyPhase& phase, std::int32_t shift,
-                             std::size_t u) const;
+  [[nodiscard]] Lanes existing_inputs(std::int32_t shift, std::size_t u) const;
+  [[nodiscard]] Lanes stored_lanes(std::size_t phase, std::size_t u) const;
+  [[nodiscard]] bool is_live(std::size_t phase, std::int32_t shift, std::size_t u) const;
   [[nodiscard]] bool needs_input(const TileBody& body, std::int32_t shift, std::size_t u) const;
-  void plan_masks(std::vector<std::uint64_t> bits);
-  Reg mask(std::uint64_t bits);
-  void store(const TileBody& body, std::size_t begin, std::size_t end);
+  void look_up(const Lanes& lanes);
+  void look_up_masks(const TileBody& body);
+  void plan_masks(std::vector<Lanes> lanes);
+  Reg mask(const Lanes& lanes);
+  void store_vector(const Mem& mem, Reg value, const Lanes& lanes, std::size_t j, bool in_pieces);
+  void store(std::size_t begin, std::size_t end);
   void apply_epilogue(std::size_t begin, std::size_t end);
-  void store_interleaved(const TileBody& body, std::size_t begin, std::size_t end);
-  void store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end);
+  void store_interleaved(std::size_t begin, std::size_t end);
+  void store_strided(std::size_t begin, std::size_t end);
+  [[nodiscard]] Lanes strided_lanes(std::size_t u, std::size_t t) const;
   Mem output_mem(std::size_t row, std::size_t j, std::size_t u, std::size_t t);
-  [[nodiscard]] std::uint64_t output_lanes(const TileBody& body, std::size_t u,
-                                           std::size_t t) const;
+  [[nodiscard]] Lanes output_lanes(std::size_t u, std::size_t t) const;
   [[nodiscard]] int spare_registers() const;
   Reg broadcast_row(int row, std::size_t j) {
     return nest_.broadcast_row(row, static_cast<std::int64_t>(j));
@@ -96,52 +118,80 @@ class SpaceLanes {
   /// Weights of this input channel that stay in registers, by place (h, rest).
   std::map<std::pair<std::int32_t, std::int32_t>, Reg> held_weights_;
   std::size_t most_held_ = 0;
-  std::map<std::uint64_t, Reg> masks_;
+  std::map<Lanes, ScalarId> looked_up_;  ///< lanes that vary
+  std::map<Lanes, Reg> masks_;
   bool masks_in_place_ = false;  ///< too many masks to hold: set each where it is used
 };
 
-std::uint64_t SpaceLanes::existing_inputs(const TileBody& body, std::int32_t shift,
-                                          std::size_t u) const {
+Lanes SpaceLanes::existing_inputs(std::int32_t shift, std::size_t u) const {
   const std::int64_t first = static_cast<std::int64_t>(u) * plan_.lanes - shift;
-  return lane_bits(body.input_begin - first, body.input_end - first, plan_.lanes);
+  return of_variants([&](const TileBody& body) {
+    return lane_bits(body.input_begin - first, body.input_end - first, plan_.lanes);
+  });
 }
 
-std::uint64_t SpaceLanes::stored_lanes(const BodyPhase& phase, std::size_t u) const {
+Lanes SpaceLanes::stored_lanes(std::size_t p, std::size_t u) const {
   const std::int64_t first = static_cast<std::int64_t>(u) * plan_.lanes;
-  return lane_bits(phase.valid_begin - first, phase.valid_end - first, plan_.lanes);
+  return of_variants([&](const TileBody& body) {
+    const BodyPhase& phase = body.phases[p];
+    return lane_bits(phase.valid_begin - first, phase.valid_end - first, plan_.lanes);
+  });
 }
 
-/// Whether a tap of this shift brings an input to an output of the vector.
-bool SpaceLanes::is_live(const TileBody& body, const BodyPhase& phase, std::int32_t shift,
-                         std::size_t u) const {
-  return (existing_inputs(body, shift, u) & stored_lanes(phase, u)) != 0;
-}
-
-bool SpaceLanes::needs_input(const TileBody& body, std::int32_t shift, std::size_t u) const {
-  for (const BodyPhase& phase : body.phases)
-    for (const BodyTap& tap : phase.taps)
-      if (tap.shift == shift && is_live(body, phase, shift, u)) return true;
+/// Whether a tap of this shift brings an input to an output of the vector, in any variant.
+bool SpaceLanes::is_live(std::size_t phase, std::int32_t shift, std::size_t u) const {
+  const Lanes exist = existing_inputs(shift, u), stored = stored_lanes(phase, u);
+  for (std::size_t v = 0; v < exist.size(); ++v)
+    if ((exist[v] & stored[v]) != 0) return true;
   return false;
 }
 
-/// Sets masks of the bits that the next block uses, as far as there are few.
-void SpaceLanes::plan_masks(std::vector<std::uint64_t> bits) {
-  std::erase_if(bits, [&](std::uint64_t b) { return b == 0 || b == all_lanes(); });
-  std::sort(bits.begin(), bits.end());
-  bits.erase(std::unique(bits.begin(), bits.end()), bits.end());
-  masks_.clear();
-  masks_in_place_ = bits.size() > (plan_.lanes == 16 ? 5 : 1);
-  if (masks_in_place_) return;
-  for (const std::uint64_t b : bits) mask(b);
+bool SpaceLanes::needs_input(const TileBody& body, std::int32_t shift, std::size_t u) const {
+  for (std::size_t p = 0; p < body.phases.size(); ++p)
+    for (const BodyTap& tap : body.phases[p].taps)
+      if (tap.shift == shift && is_live(p, shift, u)) return true;
+  return false;
 }
 
-/// A mask register of these bits, kNone for all lanes.
-Reg SpaceLanes::mask(std::uint64_t bits) {
-  if (bits == all_lanes()) return program::kNone;
-  if (masks_in_place_) return builder_.mask(bits);
-  const auto found = masks_.find(bits);
+void SpaceLanes::look_up(const Lanes& lanes) {
+  if (varies(lanes) && looked_up_.count(lanes) == 0)
+    looked_up_.emplace(lanes, nest_.look_up_lanes(lanes));
+}
+
+/// Looks all masks of the body up that vary: once, outside of its loops.
+void SpaceLanes::look_up_masks(const TileBody& body) {
+  looked_up_.clear();
+  for (std::size_t u = 0; u < vectors(); ++u) {
+    for (const std::int32_t shift : shifts_)
+      if (needs_input(body, shift, u)) look_up(existing_inputs(shift, u));
+    for (std::size_t t = 0; t < static_cast<std::size_t>(stride_); ++t)
+      look_up(is_interleaved() ? output_lanes(u, t) : strided_lanes(u, t));
+  }
+}
+
+/// Sets masks of the lanes that the next block uses, as far as there are few.
+void SpaceLanes::plan_masks(std::vector<Lanes> lanes) {
+  std::erase_if(lanes,
+                [&](const Lanes& l) { return !varies(l) && (l[0] == 0 || l[0] == all_lanes()); });
+  std::sort(lanes.begin(), lanes.end());
+  lanes.erase(std::unique(lanes.begin(), lanes.end()), lanes.end());
+  masks_.clear();
+  masks_in_place_ = lanes.size() > (plan_.lanes == 16 ? 5 : 1);
+  if (masks_in_place_) return;
+  for (const Lanes& l : lanes) mask(l);
+}
+
+/// A mask register of these lanes, kNone for all.
+Reg SpaceLanes::mask(const Lanes& lanes) {
+  const bool vary = varies(lanes);
+  if (!vary && lanes[0] == all_lanes()) return program::kNone;
+  const auto set = [&] {
+    return vary ? builder_.mask_of(looked_up_.at(lanes)) : builder_.mask(lanes[0]);
+  };
+  if (masks_in_place_) return set();
+  const auto found = masks_.find(lanes);
   if (found != masks_.end()) return found->second;
-  return masks_.emplace(bits, builder_.mask(bits)).first->second;
+  return masks_.emplace(lanes, set()).first->second;
 }
 
 void sort_distinct(std::vector<std::int32_t>& values) {
@@ -185,14 +235,16 @@ void SpaceLanes::start_accumulators() {
 void SpaceLanes::lower_body(const TileBody& body) {
   find_rows();
   find_shifts(body);
-  std::vector<std::uint64_t> loaded;
+  look_up_masks(body);
+  std::vector<Lanes> loaded;
   for (const std::int32_t shift : shifts_)
     for (std::size_t u = 0; u < vectors(); ++u)
-      if (needs_input(body, shift, u)) loaded.push_back(existing_inputs(body, shift, u));
+      if (needs_input(body, shift, u)) loaded.push_back(existing_inputs(shift, u));
+  const bool has_inputs = !loaded.empty();
   plan_masks(std::move(loaded));
   start_accumulators();
   most_held_ = count_held_weights();
-  if (!input_rows_.empty() && !shifts_.empty() && body.input_begin < body.input_end) {
+  if (!input_rows_.empty() && has_inputs) {
     nest_.begin_taps();
     for_input_channels(
         builder_, nest_.packed().ic, plan_.ic_unroll, [&](const Affine& ic, int count) {
@@ -209,9 +261,9 @@ void SpaceLanes::lower_body(const TileBody& body) {
     nest_.end_taps();
   }
   const auto sure = static_cast<std::size_t>(nest_.sure_channels());
-  store(body, 0, sure);
+  store(0, sure);
   if (nest_.tile_channels() != nest_.sure_channels())
-    nest_.when_full([&] { store(body, sure, static_cast<std::size_t>(nest_.tile_channels())); });
+    nest_.when_full([&] { store(sure, static_cast<std::size_t>(nest_.tile_channels())); });
 }
 
 void SpaceLanes::add_corrections(const TileBody& body) {
@@ -224,18 +276,18 @@ void SpaceLanes::add_corrections(const TileBody& body) {
           mem.delta[kTapH] = row.place;
           mem.delta[kTapW] += tap.place * plan_.channels + static_cast<std::int32_t>(j);
           for (std::size_t u = 0; u < vectors(); ++u)
-            if (is_live(body, body.phases[phase], tap.shift, u))
+            if (is_live(phase, tap.shift, u))
               nest_.add_correction(acc(row.position, j, phase, u), mem,
                                    program::Operand::broadcast_mem,
-                                   product_mask(body, phase, tap.shift, u));
+                                   product_mask(phase, tap.shift, u));
         }
 }
 
 /// Only lanes that are stored must not see an input that does not exist.
-Reg SpaceLanes::product_mask(const TileBody& body, std::size_t phase, std::int32_t shift,
-                             std::size_t u) {
-  const std::uint64_t exist = existing_inputs(body, shift, u);
-  const bool safe = (stored_lanes(body.phases[phase], u) & ~exist) == 0;
+Reg SpaceLanes::product_mask(std::size_t phase, std::int32_t shift, std::size_t u) {
+  const Lanes exist = existing_inputs(shift, u), stored = stored_lanes(phase, u);
+  bool safe = true;
+  for (std::size_t v = 0; v < exist.size(); ++v) safe = safe && (stored[v] & ~exist[v]) == 0;
   return safe ? program::kNone : mask(exist);
 }
 
@@ -272,7 +324,7 @@ void SpaceLanes::emit_row(const TileBody& body, std::int32_t input_row, Mem src,
       row_weights.delta[kTapH] = row.place;
       for (std::size_t p = 0; p < body.phases.size(); ++p)
         for (const BodyTap& tap : body.phases[p].taps)
-          if (tap.shift == shift) emit_tap(body, row.position, p, tap, x, row_weights);
+          if (tap.shift == shift) emit_tap(row.position, p, tap, x, row_weights);
     }
   }
 }
@@ -284,7 +336,7 @@ void SpaceLanes::load_inputs(const TileBody& body, std::int32_t shift, const Mem
     if (!needs_input(body, shift, u)) continue;
     Mem mem = src;
     mem.delta[kWidth] = static_cast<std::int32_t>(u) * plan_.lanes - shift;
-    x[u] = nest_.load_input(mem, mask(existing_inputs(body, shift, u)));
+    x[u] = nest_.load_input(mem, mask(existing_inputs(shift, u)));
   }
 }
 
@@ -300,18 +352,18 @@ Reg SpaceLanes::weight_register(const Mem& mem, std::size_t uses) {
   return weight;
 }
 
-void SpaceLanes::emit_tap(const TileBody& body, std::size_t row, std::size_t phase,
-                          const BodyTap& tap, const std::vector<Reg>& x, const Mem& weights) {
+void SpaceLanes::emit_tap(std::size_t row, std::size_t phase, const BodyTap& tap,
+                          const std::vector<Reg>& x, const Mem& weights) {
   std::vector<std::size_t> live;
   for (std::size_t u = 0; u < vectors(); ++u)
-    if (is_live(body, body.phases[phase], tap.shift, u)) live.push_back(u);
+    if (is_live(phase, tap.shift, u)) live.push_back(u);
   if (live.empty()) return;
   for (std::size_t j = 0; j < channels(); ++j) {
     Mem mem = weights;
     mem.delta[kTapW] += tap.place * plan_.channels + static_cast<std::int32_t>(j);
     const Reg weight = weight_register(mem, live.size());
     for (const std::size_t u : live) {
-      const Reg m = product_mask(body, phase, tap.shift, u);
+      const Reg m = product_mask(phase, tap.shift, u);
       if (weight != program::kNone) {
         nest_.multiply_add(acc(row, j, phase, u), x[u], weight, m);
       } else {
@@ -332,12 +384,12 @@ int SpaceLanes::spare_registers() const {
 }
 
 /// Epilogue and stores of channels [begin, end) of the tile.
-void SpaceLanes::store(const TileBody& body, std::size_t begin, std::size_t end) {
+void SpaceLanes::store(std::size_t begin, std::size_t end) {
   apply_epilogue(begin, end);
-  if (plan_.phases == Phases::all || stride_ == 1) {
-    store_interleaved(body, begin, end);
+  if (is_interleaved()) {
+    store_interleaved(begin, end);
   } else {
-    store_strided(body.phases[0], begin, end);
+    store_strided(begin, end);
   }
 }
 
@@ -352,21 +404,37 @@ void SpaceLanes::apply_epilogue(std::size_t begin, std::size_t end) {
 }
 
 /// Lanes of output vector t (of `stride` for each vector of positions) that hold a real output.
-std::uint64_t SpaceLanes::output_lanes(const TileBody& body, std::size_t u, std::size_t t) const {
-  std::uint64_t bits = 0;
-  for (std::int32_t l = 0; l < plan_.lanes; ++l) {
-    const std::int32_t e = static_cast<std::int32_t>(t) * plan_.lanes + l;
-    const std::int32_t q = static_cast<std::int32_t>(u) * plan_.lanes + e / stride_;
-    const BodyPhase& phase = body.phases[static_cast<std::size_t>(e % stride_)];
-    if (q >= phase.valid_begin && q < phase.valid_end) bits |= std::uint64_t{1} << l;
-  }
-  return bits;
+Lanes SpaceLanes::output_lanes(std::size_t u, std::size_t t) const {
+  return of_variants([&](const TileBody& body) {
+    std::uint64_t bits = 0;
+    for (std::int32_t l = 0; l < plan_.lanes; ++l) {
+      const std::int32_t e = static_cast<std::int32_t>(t) * plan_.lanes + l;
+      const std::int32_t q = static_cast<std::int32_t>(u) * plan_.lanes + e / stride_;
+      const BodyPhase& phase = body.phases[static_cast<std::size_t>(e % stride_)];
+      if (q >= phase.valid_begin && q < phase.valid_end) bits |= std::uint64_t{1} << l;
+    }
+    return bits;
+  });
 }
 
-void SpaceLanes::store_interleaved(const TileBody& body, std::size_t begin, std::size_t end) {
-  std::vector<std::uint64_t> stored;
+/// Of channel j of the tile.
+void SpaceLanes::store_vector(const Mem& mem, Reg value, const Lanes& lanes, std::size_t j,
+                              bool in_pieces) {
+  const auto load = [&](int row) { return broadcast_row(row, j); };
+  if (varies(lanes)) {
+    const Reg m = mask(lanes);
+    return store_masked(builder_, mem, nest_.finish_masked(mem, m, value, load), m);
+  }
+  const bool needs_mask = needs_store_mask(lanes[0], plan_.lanes, in_pieces);
+  const Reg result = nest_.finish(mem, lanes[0], value, load);
+  store_lanes(builder_, mem, result, lanes[0], plan_.lanes, in_pieces,
+              needs_mask ? mask(lanes) : program::kNone);
+}
+
+void SpaceLanes::store_interleaved(std::size_t begin, std::size_t end) {
+  std::vector<Lanes> stored;
   for (std::size_t u = 0; u < vectors(); ++u)
-    for (std::size_t t = 0; t < phases_; ++t) stored.push_back(output_lanes(body, u, t));
+    for (std::size_t t = 0; t < phases_; ++t) stored.push_back(output_lanes(u, t));
   plan_masks(stored);
   Interleaver interleaver(builder_, plan_.lanes, spare_registers());
   for (std::size_t row = 0; row < rows_.positions.size(); ++row)
@@ -376,50 +444,53 @@ void SpaceLanes::store_interleaved(const TileBody& body, std::size_t begin, std:
         for (std::size_t p = 0; p < phases_; ++p) phases.push_back(acc(row, j, p, u));
         const auto lanes = [&](std::size_t t) { return stored[u * phases_ + t]; };
         interleaver.for_each_vector(
-            phases, [&](std::size_t t) { return lanes(t) != 0; },
+            phases, [&](std::size_t t) { return any(lanes(t)); },
             [&](std::size_t t, Reg out) {
-              const bool needs_mask = needs_store_mask(lanes(t), plan_.lanes, is_far_);
-              const Mem mem = output_mem(row, j, u, t);
-              const Reg value =
-                  nest_.finish(mem, lanes(t), out, [&](int r) { return broadcast_row(r, j); });
-              store_lanes(builder_, mem, value, lanes(t), plan_.lanes, is_far_,
-                          needs_mask ? mask(lanes(t)) : program::kNone);
+              store_vector(output_mem(row, j, u, t), out, lanes(t), j, is_far_);
             });
       }
 }
 
+/// Tiles of one phase: lane l of output vector t is output t*lanes + l of the vector of positions.
+Lanes SpaceLanes::strided_lanes(std::size_t u, std::size_t t) const {
+  Lanes lanes = stored_lanes(0, u);
+  for (std::uint64_t& stored : lanes) {
+    std::uint64_t bits = 0;
+    for (std::size_t l = 0; l < static_cast<std::size_t>(plan_.lanes); ++l) {
+      const std::size_t e = t * static_cast<std::size_t>(plan_.lanes) + l;
+      const auto stride = static_cast<std::size_t>(stride_);
+      if (e % stride == 0) bits |= (stored >> (e / stride) & 1) << l;
+    }
+    stored = bits;
+  }
+  return lanes;
+}
+
 /// Tiles of one phase: lane l of output vector t holds q = (t*lanes + l) / S where S divides that.
-void SpaceLanes::store_strided(const BodyPhase& phase, std::size_t begin, std::size_t end) {
-  masks_in_place_ = true;
+void SpaceLanes::store_strided(std::size_t begin, std::size_t end) {
   const auto lanes = static_cast<std::size_t>(plan_.lanes);
   const auto stride = static_cast<std::size_t>(stride_);
   for (std::size_t t = 0; t < stride; ++t) {
     std::vector<std::uint32_t> index(lanes, 0);
-    std::uint64_t owned = 0;
+    bool owned = false;
     for (std::size_t l = 0; l < lanes; ++l) {
       const std::size_t e = t * lanes + l;
       if (e % stride != 0) continue;
       index[l] = static_cast<std::uint32_t>(e / stride);
-      owned |= std::uint64_t{1} << l;
+      owned = true;
     }
-    if (owned == 0) continue;
+    if (!owned) continue;
     const Reg index_reg = builder_.vector();
     builder_.load(index_reg, builder_.constant(index), program::kNone, program::Type::i32);
     for (std::size_t u = 0; u < vectors(); ++u) {
-      std::uint64_t bits = 0;
-      for (std::size_t l = 0; l < lanes; ++l)
-        if ((owned >> l & 1) != 0 && (stored_lanes(phase, u) >> index[l] & 1) != 0)
-          bits |= std::uint64_t{1} << l;
-      if (bits == 0) continue;
-      const Reg m = mask(bits);
+      const Lanes stored = strided_lanes(u, t);
+      if (!any(stored)) continue;
+      plan_masks({stored});
       for (std::size_t row = 0; row < rows_.positions.size(); ++row)
         for (std::size_t j = begin; j < end; ++j) {
           const Reg out = builder_.vector();
           builder_.permute(out, acc(row, j, 0, u), index_reg);
-          const Mem mem = output_mem(row, j, u, t);
-          const Reg value =
-              nest_.finish(mem, bits, out, [&](int r) { return broadcast_row(r, j); });
-          store_lanes(builder_, mem, value, bits, plan_.lanes, false, m);
+          store_vector(output_mem(row, j, u, t), out, stored, j, false);
         }
     }
   }

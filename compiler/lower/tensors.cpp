@@ -33,6 +33,20 @@ std::array<std::int64_t, kMaxRank> lengths(const Problem& problem, std::int64_t 
 
 }  // namespace
 
+/// Which strides of a tensor depend on the lengths of dynamic axes: those over one.
+std::uint8_t dynamic_strides(const Problem& problem) {
+  std::uint8_t strides = 0;
+  bool any = false;
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  for (std::size_t a = kMaxRank; a-- > 0;) {
+    if (any) strides |= static_cast<std::uint8_t>(1u << (kDepth + a));
+    any = any || axes[a].dynamic;
+  }
+  if (!any) return 0;
+  if (problem.layout == Layout::nchw) strides |= 1u << kChannel;
+  return strides | 1u << kBatch;
+}
+
 Buffer make_tensor(BufferKind kind, const char* name, Layout layout, std::int64_t channels,
                    std::int64_t pitch, const std::array<std::int64_t, kMaxRank>& spatial) {
   Buffer buffer;
@@ -70,6 +84,7 @@ Buffer make_src(const Problem& problem, BufferKind kind) {
   Buffer src =
       make_tensor(kind, kind == BufferKind::src ? "src" : "staged_src", problem.layout,
                   problem.in_channels, problem.src_pitch(), lengths(problem, &Axis::input));
+  src.dynamic_strides = dynamic_strides(problem);
   if (kind == BufferKind::src) src.type = memory_type(problem.dtype);
   return src;
 }
@@ -85,6 +100,7 @@ Buffer make_dst(const Problem& problem, BufferKind kind) {
   Buffer dst =
       make_tensor(kind, kind == BufferKind::dst ? "dst" : "staged_dst", problem.layout,
                   problem.out_channels, problem.dst_pitch(), lengths(problem, &Axis::output));
+  dst.dynamic_strides = dynamic_strides(problem);
   if (kind == BufferKind::dst)
     dst.type = memory_type(problem.dst_dtype);
   else if (problem.dst_dtype == DataType::s8 || problem.dst_dtype == DataType::u8)
@@ -96,6 +112,7 @@ Buffer make_residual(const Problem& problem) {
   Buffer residual =
       make_tensor(BufferKind::residual, "residual", problem.layout, problem.out_channels,
                   problem.residual_pitch(), lengths(problem, &Axis::output));
+  residual.dynamic_strides = dynamic_strides(problem);
   residual.type = memory_type(problem.dst_dtype);
   return residual;
 }

@@ -36,12 +36,15 @@ bool is_separable(const Axis& axis) {
 
 bool is_pointwise(const Axis& axis) { return is_separable(axis) && axis.stride == 1; }
 
+/// Whether two axes may become one: their lengths are known.
+bool may_join(const Axis& a, const Axis& b) { return !a.dynamic && !b.dynamic; }
+
 struct OrderedAxes {
   std::array<Axis, kMaxRank> axes;
   std::array<std::size_t, kMaxRank> order;  ///< which of the padded axes stands at each place
 };
 
-bool is_point(const Axis& axis) { return axis.input == 1 && axis.output == 1; }
+bool is_point(const Axis& axis) { return axis.input == 1 && axis.output == 1 && !axis.dynamic; }
 
 OrderedAxes order_axes(const Problem& problem) {
   OrderedAxes ordered{padded_axes(problem), {0, 1, 2}};
@@ -53,7 +56,8 @@ OrderedAxes order_axes(const Problem& problem) {
   // Points first; the others keep their order.
   for (const std::size_t a : {1, 2, 1})
     if (is_point(axes[a]) && !is_point(axes[a - 1])) swap(a - 1, a);
-  while (is_pointwise(axes[1]) && !(axes[1] == Axis{}) && is_separable(axes[2])) {
+  while (is_pointwise(axes[1]) && !(axes[1] == Axis{}) && is_separable(axes[2]) &&
+         may_join(axes[1], axes[2])) {
     axes[2].input *= axes[1].input;
     axes[2].output *= axes[1].input;
     axes[1] = axes[0];
@@ -228,7 +232,7 @@ int interleave_steps(std::int64_t phases, int lanes) {
 }
 
 bool leaves_out_rows(const Problem& problem, const Plan& plan, std::size_t a) {
-  if (plan.images > 1 || (a == 1 && plan.tile_rows > 1)) return false;
+  if (plan.images > 1 || (a == 1 && plan.tile_rows > 1) || problem.is_dynamic()) return false;
   const bool may_join = plan.family == Family::reduction_lanes || plan.family == Family::tap_lanes;
   if (!plan.staging.used && may_join && has_contiguous_rows(problem, plan)) return false;
   // Along the user's innermost axis, rows are not contiguous.
@@ -289,6 +293,7 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
   const std::int64_t run =
       plan.panel ? plan.run : std::max<std::int64_t>(plan.run, tiles / kMostRuns);
   Tiling tiling = tile_innermost(axis, plan, run);
+  if (axis.dynamic && plan.family == Family::space_lanes) tiling = share_bodies(tiling, plan.lanes);
   if (plan.family == Family::group_lanes) {
     // The runs of all phases that write to one place, one after the other.
     std::stable_sort(tiling.runs.begin(), tiling.runs.end(),
@@ -299,7 +304,8 @@ Tiling make_plan_tiling(const Problem& problem, const Plan& plan) {
 
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan) {
   if (plan.phases == Phases::row) return make_single_tiling();
-  const Axis axis = spatial_axes(problem)[2];
+  Axis axis = spatial_axes(problem)[2];
+  axis.dynamic = false;
   return tile_innermost(axis, plan, kUncut);
 }
 

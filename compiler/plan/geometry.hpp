@@ -97,7 +97,8 @@ bool has_contiguous_rows(const Problem& problem, const Plan& plan);
 /// each.
 Tiling make_plan_tiling(const Problem& problem, const Plan& plan);
 
-/// The same with runs as long as they come: what costs are estimated from.
+/// The same with runs as long as they come, and of dynamic axes for the expected length: what costs
+/// are estimated from.
 Tiling make_uncut_tiling(const Problem& problem, const Plan& plan);
 
 /// The plan's tiling of the rows of axis h, of all phases. Tiles of one row have one body, which

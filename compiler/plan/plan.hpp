@@ -128,6 +128,13 @@ struct PlanChoice {
 Result<PlanChoice> choose_plan(const Problem& problem, const Target& target,
                                const PlanOptions& options);
 
+/// What a plan is chosen for: the problem, very short expected lengths of dynamic axes made longer,
+/// so that others do not suffer.
+Problem at_planned_lengths(Problem problem);
+
+/// Whether plans can index tensors of the problem's lengths. Errors: ErrorCode::unsupported.
+Status check_plan_lengths(const Problem& problem);
+
 /// Where `plan` wants the weights.
 PackedLayout make_packed_layout(const Problem& problem, const Plan& plan);
 

@@ -84,6 +84,7 @@ class Planner {
     return problem_.input_activation.has_value() && !base_.convert;
   }
   const Tiling& tiling(const Plan& plan);
+  double code_of_all_lengths(const Plan& plan, double code_bytes);
   [[nodiscard]] int panel_run(const Plan& plan) const;
   [[nodiscard]] std::int64_t reach() const;
   [[nodiscard]] int cached_run(const Plan& plan) const;
@@ -109,6 +110,7 @@ class Planner {
   const Axis innermost_;
   const int most_images_;  ///< of a tile
   std::map<std::tuple<bool, Phases, std::int32_t, int>, Tiling> tilings_;
+  std::map<std::tuple<bool, Phases, std::int32_t>, std::size_t> body_counts_;
   std::vector<PlanReport::Candidate> found_;
 };
 
@@ -122,7 +124,7 @@ const Tiling& Planner::tiling(const Plan& plan) {
 
 /// Images share a tile only where the positions of one do not fill it.
 int Planner::choose_most_images() const {
-  const bool small = innermost_.output <= kSmallRow * innermost_.stride;
+  const bool small = innermost_.output <= kSmallRow * innermost_.stride && !problem_.is_dynamic();
   return small && !has_zero_tail(problem_)
              ? static_cast<int>(std::min<std::int64_t>(batch_, kMostImages))
              : 1;
@@ -135,8 +137,21 @@ int Planner::choose_unroll(double products_a_channel) const {
   return unroll;
 }
 
+/// Code of a dynamic axis' bodies, by that of the bodies for the expected length: border tiles of
+/// all widths are half as large as whole ones.
+double Planner::code_of_all_lengths(const Plan& plan, double code_bytes) {
+  if (!innermost_.dynamic || plan.phases == Phases::row) return code_bytes;
+  const auto key = std::tuple(plan.family == Family::tap_lanes, plan.phases, tile_width(plan));
+  const auto [bodies, is_new] = body_counts_.try_emplace(key, 0);
+  if (is_new) bodies->second = make_plan_tiling(problem_, plan).bodies.size();
+  const double a_body = code_bytes / static_cast<double>(tiling(plan).bodies.size());
+  return a_body * (1 + 0.6 * static_cast<double>(bodies->second - 1));
+}
+
 /// Whether it fits the registers.
 bool Planner::add(Plan plan) {
+  const bool fits_any_length = !plan.panel && plan.tile_rows == 1 && plan.tap_unroll == 0;
+  if (problem_.is_dynamic() && (!fits_any_length || needs_panel())) return true;
   if (needs_panel()) {
     const bool can = (plan.family == Family::channel_lanes || plan.family == Family::space_lanes) &&
                      plan.phases != Phases::row && plan.tile_rows == 1 && plan.images == 1;
@@ -161,7 +176,7 @@ bool Planner::add_costed(const Plan& plan) {
   const Tiling& tiles = tiling(plan);
   const PlanCost cost = estimate_kernel_cost(facts_, target_, plan, tiles, batch_);
   if (cost.vector_registers > target_.vector_registers) return false;
-  if (cost.code_bytes > kMaxCodeBytes) return true;
+  if (code_of_all_lengths(plan, cost.code_bytes) > kMaxCodeBytes) return true;
   const double cycles = cost.cycles + staging_cycles_;
   found_.push_back({plan, cycles / kCyclesPerMicrosecond, cost.useful_lanes, ""});
   return true;
@@ -463,21 +478,6 @@ void Planner::add_tap_lanes() {
   }
 }
 
-/// Tables have a row for each output of an outer axis; positions are 32-bit integers.
-Status check_lengths(const Problem& problem) {
-  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
-  for (std::size_t a = 0; a < kMaxRank; ++a) {
-    const std::int64_t most = std::int64_t{1} << (a + 1 == kMaxRank ? 28 : 20);
-    if (std::max(axes[a].output, axes[a].input) <= most) continue;
-    return Error{
-        ErrorCode::unsupported,
-        "input " + std::to_string(axes[a].input) + ", output " + std::to_string(axes[a].output) +
-            ": plans index at most " + std::to_string(most) + " positions of the " +
-            (a + 1 == kMaxRank ? "innermost axis" : "outer axes") + " (" + problem.to_text() + ")"};
-  }
-  return ok_status();
-}
-
 /// Where the tensors' own order suits no family, a staged one may: channels in the other place, a
 /// longer axis innermost.
 std::vector<Staging> other_orders(const Problem& problem) {
@@ -529,8 +529,8 @@ std::vector<Plan> type_bases(const Problem& problem, const Target& target,
 }
 
 bool can_stage(const Problem& problem) {
-  return !problem.input_activation && problem.math_mode == MathMode::strict &&
-         (!problem.is_int8() || has_exact_sums(problem));
+  return !problem.input_activation && !problem.is_dynamic() &&
+         problem.math_mode == MathMode::strict && (!problem.is_int8() || has_exact_sums(problem));
 }
 
 /// The orders that plans may compute in instead of the tensors' own.
@@ -574,10 +574,32 @@ std::string percent(double share) { return std::to_string(std::lround(share * 10
 
 }  // namespace
 
+/// Tables have a row for each output of an outer axis; positions are 32-bit integers.
+Status check_plan_lengths(const Problem& problem) {
+  const std::array<Axis, kMaxRank> axes = spatial_axes(problem);
+  for (std::size_t a = 0; a < kMaxRank; ++a) {
+    const std::int64_t most = std::int64_t{1} << (a + 1 == kMaxRank ? 28 : 20);
+    if (std::max(axes[a].output, axes[a].input) <= most) continue;
+    return Error{
+        ErrorCode::unsupported,
+        "input " + std::to_string(axes[a].input) + ", output " + std::to_string(axes[a].output) +
+            ": plans index at most " + std::to_string(most) + " positions of the " +
+            (a + 1 == kMaxRank ? "innermost axis" : "outer axes") + " (" + problem.to_text() + ")"};
+  }
+  return ok_status();
+}
+
+Problem at_planned_lengths(Problem problem) {
+  const std::int64_t least = problem.rank == 1 ? 64 : 16;
+  for (Axis& axis : problem.axes)
+    if (axis.dynamic && axis.input < least) axis = axis.with_input(least);
+  return problem;
+}
+
 Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target,
                                const PlanOptions& options) {
-  const Problem problem = with_canonical_layout(user_problem);
-  if (Status status = check_lengths(problem); !status.ok()) return status.error();
+  const Problem problem = at_planned_lengths(with_canonical_layout(user_problem));
+  if (Status status = check_plan_lengths(problem); !status.ok()) return status.error();
   std::vector<PlanReport::Candidate> candidates = find_candidates(problem, target, options);
   if (candidates.empty())
     return Error{ErrorCode::unsupported, "no plan fits the target: " + problem.to_text()};

@@ -1,7 +1,9 @@
 #include "compiler/plan/tiling.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 namespace convt {
@@ -42,7 +44,9 @@ std::vector<Phase> in_output_order(const Axis& axis, const std::vector<Phase>& p
   return ordered;
 }
 
-PhaseSet make_phase_set(const std::vector<const Phase*>& phases, std::int64_t group_begin) {
+/// `dynamic`: phases that have no outputs at this length count as well.
+PhaseSet make_phase_set(const std::vector<const Phase*>& phases, std::int64_t group_begin,
+                        bool dynamic = false) {
   PhaseSet set;
   set.group_begin = group_begin;
   bool any_tap = false, any_output = false;
@@ -55,7 +59,7 @@ PhaseSet make_phase_set(const std::vector<const Phase*>& phases, std::int64_t gr
       set.max_shift = any_tap ? std::max(set.max_shift, tap.shift) : tap.shift;
       any_tap = true;
     }
-    if (phase->q_begin >= phase->q_end) continue;
+    if (phase->q_begin >= phase->q_end && !dynamic) continue;
     set.q_begin = any_output ? std::min(set.q_begin, phase->q_begin) : phase->q_begin;
     set.q_end = any_output ? std::max(set.q_end, phase->q_end) : phase->q_end;
     any_output = true;
@@ -189,16 +193,95 @@ Interior find_interior(const Axis& axis, const PhaseSet& set, std::int32_t width
   return first < last ? Interior{first, last} : Interior{tiles, tiles};
 }
 
+bool has_outputs(const TileBody& body) {
+  return std::any_of(body.phases.begin(), body.phases.end(),
+                     [](const BodyPhase& phase) { return phase.valid_begin < phase.valid_end; });
+}
+
+/// The bodies of a dynamic axis' tiles at all lengths.
+class BodiesOfAllLengths {
+ public:
+  BodiesOfAllLengths(const Axis& axis, const PhaseSet& set, std::int32_t width)
+      : axis_(axis), set_(set), width_(width) {
+    for (const Phase* phase : set.phases) {
+      last_begin_ = std::max(last_begin_, phase->q_begin);
+      // Ends move with the input.
+      first_end_ = std::min(first_end_, phase->q_end - axis.input);
+    }
+    end_ = set.q_end - axis.input;
+  }
+
+  /// That of tiles far from both ends.
+  void append_far(std::vector<TileBody>& bodies) const {
+    add(bodies, left_tiles(), far_input(left_tiles()));
+  }
+
+  void append(std::vector<TileBody>& bodies) const {
+    const std::int64_t left = left_tiles();
+    for (std::int64_t tile = left; tile >= 0; --tile) {
+      // From the longest input on that the tile sees the end of, to the shortest that it is there
+      // at. Left of all borders the place of the tile is of no matter, only how far the end is.
+      const std::int64_t shortest =
+          std::max(q_of(tile) + 1 - end_, tile == left ? std::int64_t{-kFar} : shortest_input());
+      for (std::int64_t input = far_input(tile); input >= shortest; --input)
+        add(bodies, tile, input);
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kFar = std::int64_t{1} << 40;
+
+  /// Tiles that see the row's begin.
+  [[nodiscard]] std::int64_t left_tiles() const {
+    return std::max<std::int64_t>(
+        0, ceil_div(std::max(last_begin_, set_.max_shift) - set_.q_begin, width_));
+  }
+
+  [[nodiscard]] std::int64_t q_of(std::int64_t tile) const { return set_.q_begin + tile * width_; }
+  /// From which on the tile does not see the row's end.
+  [[nodiscard]] std::int64_t far_input(std::int64_t tile) const {
+    return q_of(tile) + width_ - std::min(first_end_, set_.min_shift);
+  }
+  /// With an output.
+  [[nodiscard]] std::int64_t shortest_input() const {
+    const std::int64_t longer = axis_.output - axis_.input * axis_.stride;
+    return std::max<std::int64_t>(1, ceil_div(1 - longer, axis_.stride));
+  }
+  void add(std::vector<TileBody>& bodies, std::int64_t tile, std::int64_t input) const {
+    PhaseSet set = set_;
+    std::vector<Phase> phases;
+    phases.reserve(set.phases.size());
+    for (const Phase*& phase : set.phases) {
+      phases.push_back(*phase);
+      phases.back().q_end += input - axis_.input;
+      phase = &phases.back();
+    }
+    Axis axis = axis_;
+    axis.input = input;
+    TileBody body = make_body(axis, set, width_, q_of(tile));
+    if (has_outputs(body)) intern_body(bodies, std::move(body));
+  }
+
+  const Axis& axis_;
+  const PhaseSet& set_;
+  std::int32_t width_;
+  std::int64_t last_begin_ = std::numeric_limits<std::int64_t>::min();
+  std::int64_t first_end_ = std::numeric_limits<std::int64_t>::max();  ///< less the input
+  std::int64_t end_ = 0;                                               ///< likewise
+};
+
 void append_run(Tiling& tiling, const Axis& axis, const PhaseSet& set, std::int64_t first_tile,
                 std::int64_t tiles, std::int64_t max_run) {
   const std::int64_t q0 = set.q_begin + first_tile * tiling.width;
   const std::int64_t r0 = set.phases.size() == 1 ? set.phases[0]->r : 0;
   TileRun run{0, tiles, q0 * axis.stride + r0 - axis.crop_begin, q0 - set.min_shift,
               set.group_begin};
-  run.body = intern_body(
-      tiling.bodies, tiling.loop_taps == 0
-                         ? make_body(axis, set, tiling.width, q0)
-                         : LoopedTile(axis, *set.phases[0], tiling, q0).make(set.group_taps, run));
+  TileBody body = tiling.loop_taps == 0
+                      ? make_body(axis, set, tiling.width, q0)
+                      : LoopedTile(axis, *set.phases[0], tiling, q0).make(set.group_taps, run);
+  if (axis.dynamic && !has_outputs(body)) return;
+  run.body = intern_body(tiling.bodies, std::move(body));
+  if (axis.dynamic && static_cast<std::size_t>(run.body) >= tiling.far_bodies) max_run = 1;
   if (!tiling.runs.empty()) {
     TileRun& previous = tiling.runs.back();
     const std::int64_t step = previous.tiles * tiling.width;
@@ -223,7 +306,54 @@ void append_set(Tiling& tiling, const Axis& axis, const PhaseSet& set, std::int6
   for (std::int64_t t = interior.last; t < tiles; ++t) append_run(tiling, axis, set, t, 1, max_run);
 }
 
+/// The tilings below, of phase sets in their order.
+void append_sets(Tiling& tiling, const Axis& axis, const std::vector<PhaseSet>& sets,
+                 std::int64_t max_run) {
+  if (axis.dynamic) {
+    for (const PhaseSet& set : sets)
+      BodiesOfAllLengths(axis, set, tiling.width).append_far(tiling.bodies);
+    tiling.far_bodies = tiling.bodies.size();
+    for (const PhaseSet& set : sets)
+      BodiesOfAllLengths(axis, set, tiling.width).append(tiling.bodies);
+  }
+  for (const PhaseSet& set : sets) append_set(tiling, axis, set, max_run);
+}
+
 }  // namespace
+
+Tiling share_bodies(const Tiling& tiling, int lanes) {
+  Tiling shared = tiling;
+  shared.bodies.clear();
+  std::vector<std::pair<std::int32_t, std::int32_t>> places;  // body, variant
+  // What bodies that may be one have in common.
+  const auto common = [&](TileBody body) {
+    std::int32_t end = 0;
+    for (const BodyPhase& phase : body.phases) end = std::max(end, phase.valid_end);
+    const std::int32_t vectors = (end + lanes - 1) / lanes;
+    for (BodyPhase& phase : body.phases) phase.valid_end = vectors;
+    body.input_end = 0;
+    return body;
+  };
+  std::vector<TileBody> keys;
+  for (std::size_t b = 0; b < tiling.bodies.size(); ++b) {
+    const TileBody key = common(tiling.bodies[b]);
+    const bool is_far = b < tiling.far_bodies;
+    const auto far = static_cast<std::ptrdiff_t>(is_far ? b : tiling.far_bodies);
+    const auto found = is_far ? keys.end() : std::find(keys.begin() + far, keys.end(), key);
+    const auto place = static_cast<std::size_t>(found - keys.begin());
+    if (found == keys.end()) {
+      keys.push_back(key);
+      shared.bodies.push_back(tiling.bodies[b]);
+      shared.variants.emplace_back();
+    }
+    shared.variants[place].push_back(tiling.bodies[b]);
+    places.emplace_back(static_cast<std::int32_t>(place),
+                        static_cast<std::int32_t>(shared.variants[place].size()) - 1);
+  }
+  for (TileRun& run : shared.runs)
+    std::tie(run.body, run.variant) = places[static_cast<std::size_t>(run.body)];
+  return shared;
+}
 
 TileBody with_taps(TileBody body, const TapBlock& block) {
   body.phases[0].taps = block.taps;
@@ -254,7 +384,7 @@ Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int3
     const std::vector<Phase> ordered = in_output_order(axis, phases);
     std::vector<const Phase*> all;
     for (const Phase& phase : ordered) all.push_back(&phase);
-    PhaseSet set = make_phase_set(all, 0);
+    PhaseSet set = make_phase_set(all, 0, axis.dynamic);
     // Packed weights stand in the order of `phases`, whatever the order of outputs.
     std::int32_t place = 0;
     for (const Phase& phase : phases) {
@@ -264,16 +394,18 @@ Tiling make_tiling(const Axis& axis, const std::vector<Phase>& phases, std::int3
     tiling.tap_groups.push_back(set.group_taps);
     Axis uncropped = axis;
     uncropped.crop_begin = 0;
-    append_set(tiling, uncropped, set, max_run);
+    append_sets(tiling, uncropped, {set}, max_run);
     return tiling;
   }
   std::int64_t group_begin = 0;
+  std::vector<PhaseSet> sets;
   for (const Phase& phase : phases) {
-    const PhaseSet set = make_phase_set({&phase}, group_begin);
-    if (set.group_taps > 0) tiling.tap_groups.push_back(set.group_taps);
-    group_begin += set.group_taps;
-    append_set(tiling, axis, set, max_run);
+    sets.push_back(make_phase_set({&phase}, group_begin, axis.dynamic));
+    const std::int32_t taps = sets.back().group_taps;
+    if (taps > 0) tiling.tap_groups.push_back(taps);
+    group_begin += taps;
   }
+  append_sets(tiling, axis, sets, max_run);
   return tiling;
 }
 
@@ -289,7 +421,7 @@ Tiling make_tap_row_tiling(const Axis& axis, const std::vector<Phase>& phases, s
   tiling.width = width;
   std::vector<const Phase*> all;
   for (const Phase& phase : phases) all.push_back(&phase);
-  append_set(tiling, axis, make_phase_set(all, 0), max_run);
+  append_sets(tiling, axis, {make_phase_set(all, 0, axis.dynamic)}, max_run);
   tiling.tap_groups.push_back(tap_row_count(phases));
   for (TileBody& body : tiling.bodies) {
     body.group_taps = tiling.tap_groups[0];

@@ -6,6 +6,10 @@
 // have no output and some taps no input. What of that a tile sees is static, so that border tiles
 // need no tests at run time: tiles that see the same share one body, and neighbouring tiles of one
 // body form a run, which the kernel walks with a plain loop.
+//
+// Of a dynamic axis, the bodies are those of all lengths together, in an order that no length
+// changes. Where a row begins is the same for all lengths; of its end a tile sees how far away it
+// is, which has few values that matter. So they are few.
 #pragma once
 
 #include <cstdint>
@@ -63,6 +67,7 @@ struct TileRun {
   std::int64_t group_begin;    ///< first place of the tap group in the packed order of w taps
   std::int64_t first_tap = 0;  ///< place within the group that the body's places count from
   std::int64_t trips = 0;      ///< of the body's loop over taps
+  std::int32_t variant = 0;    ///< of Tiling::variants
 };
 
 struct Tiling {
@@ -72,7 +77,16 @@ struct Tiling {
   std::vector<TileBody> bodies;
   std::vector<TileRun> runs;
   std::vector<std::int32_t> tap_groups;  ///< sizes, in packed order
+  /// Of a dynamic axis: the first so many bodies are of tiles far from both ends. Runs of the
+  /// others are of one tile.
+  std::size_t far_bodies = 0;
+  /// Bodies that stand for several, which differ only in where positions and inputs end: lanes that
+  /// masks from a table tell. By body; empty: each stands for itself.
+  std::vector<std::vector<TileBody>> variants{};
 };
+
+/// Bodies of as many vectors of positions become one, those far from both ends aside.
+Tiling share_bodies(const Tiling& tiling, int lanes);
 
 /// The body with the taps of `block` for its own.
 TileBody with_taps(TileBody body, const TapBlock& block);

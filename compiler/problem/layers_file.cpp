@@ -102,6 +102,9 @@ class KeyReader {
     return take_integer(key, raw(key), least, most, "");
   }
 
+  /// Of `in`: a length that the layer leaves open.
+  static constexpr std::int64_t kUnknownLength = 0;
+
   PerAxis per_axis(const char* key, std::int64_t least, std::optional<std::int64_t> otherwise) {
     PerAxis values{};
     values.fill(otherwise.value_or(least));
@@ -122,6 +125,24 @@ class KeyReader {
     for (int a = 0; a < rank_; ++a) {
       const auto index = static_cast<std::size_t>(a);
       values[index] = take_integer(key, value[index], least, kLargest, where(a));
+    }
+    return values;
+  }
+
+  /// A list of booleans, or one for all axes.
+  std::array<bool, kMaxRank> flags(const char* key) {
+    std::array<bool, kMaxRank> values{};
+    if (!has(key)) return values;
+    const Json& value = raw(key);
+    for (int a = 0; a < rank_; ++a) {
+      const bool listed = value.is_array() && value.size() == static_cast<std::size_t>(rank_);
+      const Json& flag = listed ? value[static_cast<std::size_t>(a)] : value;
+      if (!flag.is_boolean()) {
+        fail(key, "must be true or false, or one of them for each of the " + std::to_string(rank_) +
+                      " axes, got " + shown(value));
+        return values;
+      }
+      values[static_cast<std::size_t>(a)] = flag.get<bool>();
     }
     return values;
   }
@@ -195,10 +216,8 @@ class KeyReader {
  private:
   std::int64_t take_integer(const char* key, const Json& value, std::int64_t least,
                             std::int64_t most, const std::string& place) {
-    if (value.is_string() && value.get<std::string>() == "?") {
-      fail(key, "dynamic lengths (\"?\") are not offered yet" + place, ErrorCode::unsupported);
-      return least;
-    }
+    if (key == std::string_view("in") && value.is_string() && value.get<std::string>() == "?")
+      return kUnknownLength;
     if (!value.is_number_integer()) {
       fail(key,
            "must be an integer, got " + std::string(kind_of(value)) + " " + shown(value) + place);
@@ -224,8 +243,9 @@ class KeyReader {
   std::optional<Error> error_;
 };
 
-void read_axes(KeyReader* keys, Problem* problem) {
+void read_axes(KeyReader* keys, const LayerOptions& options, Problem* problem) {
   const PerAxis input = keys->per_axis("in", 1, std::nullopt);
+  const std::array<bool, kMaxRank> dynamic = keys->flags("dynamic");
   const PerAxis kernel = keys->per_axis("k", 1, std::nullopt);
   const PerAxis stride = keys->per_axis("s", 1, 1);
   const PerAxis dilation = keys->per_axis("d", 1, 1);
@@ -243,7 +263,9 @@ void read_axes(KeyReader* keys, Problem* problem) {
   for (int a = 0; a < problem->rank; ++a) {
     const auto i = static_cast<std::size_t>(a);
     Axis& axis = problem->axes[i];
-    axis.input = input[i];
+    const bool is_open = input[i] == KeyReader::kUnknownLength;
+    axis.dynamic = is_open || dynamic[i] || options.dynamic;
+    axis.input = is_open ? usual_length(problem->rank) : input[i];
     axis.kernel = kernel[i];
     axis.stride = stride[i];
     axis.dilation = dilation[i];
@@ -464,7 +486,7 @@ Result<Layer> parse_layer(std::string_view json_text, const LayerOptions& option
   problem.src_channel_pitch = keys.integer("src_channel_pitch", 0, kLargest, 0);
   problem.dst_channel_pitch = keys.integer("dst_channel_pitch", 0, kLargest, 0);
   problem.residual_channel_pitch = keys.integer("residual_channel_pitch", 0, kLargest, 0);
-  read_axes(&keys, &problem);
+  read_axes(&keys, options, &problem);
   read_types(&keys, options, &problem);
   read_post(&keys, options, &problem);
   if (keys.error()) return *keys.error();
@@ -526,6 +548,7 @@ std::string layer_to_json(const Layer& layer) {
   json["ic"] = problem.in_channels;
   json["oc"] = problem.out_channels;
   json["in"] = list([](const Axis& axis) { return axis.input; });
+  if (problem.is_dynamic()) json["dynamic"] = list([](const Axis& axis) { return axis.dynamic; });
   json["k"] = list([](const Axis& axis) { return axis.kernel; });
   json["s"] = list([](const Axis& axis) { return axis.stride; });
   // A symmetric crop with output padding where that can say it: the spelling of most frameworks.

@@ -6,7 +6,9 @@
 //   rank                         1, 2 or 3 spatial axes                              length of `in`
 //   n                            batch                                               1
 //   ic, oc                       input and output channels                           required
-//   in                           input lengths, outermost axis first                 required
+//   in                           input lengths, outermost axis first; "?": dynamic,  required
+//                                expected to be usual_length()
+//   dynamic                      which axes are dynamic, their `in` being expected   false
 //   k                            kernel lengths                                      required
 //   s, d                         strides, dilations                                  1
 //   p | p_begin + p_end          crop at both ends | at each end                     0
@@ -32,9 +34,10 @@
 // With the key `dialect` ("torch" and others) a layer has the parameters of that framework's class
 // instead of those from `rank` to `bias`: dialects/layers.hpp. Only with LayerOptions::dialects.
 //
-// Per-axis values are lists of `rank` integers, or one integer for all axes. The output length is
-// (in-1)*s + (k-1)*d + 1 - p_begin - p_end + op. Other keys are ignored, except for long spellings
-// of the ones above ("stride") without the short one: those would be silently lost settings.
+// Per-axis values are lists of `rank` integers (of `dynamic`: booleans), or one for all axes. The
+// output length is (in-1)*s + (k-1)*d + 1 - p_begin - p_end + op. Other keys are ignored, except
+// for long spellings of the ones above ("stride") without the short one: those would be silently
+// lost settings.
 #pragma once
 
 #include <cstdint>
@@ -68,10 +71,14 @@ struct LayerOptions {
   std::optional<DataType> dtype = {};
   std::optional<DataType> dst_dtype = {};  ///< overrides
   std::optional<MathMode> math_mode = {};  ///< overrides
+  bool dynamic = false;                    ///< marks all axes of all layers dynamic
   /// Turns the text of a layer with a key `dialect` into that of the same layer without one:
   /// dialects::canonical_layer() (dialects/layers.hpp). Null: such layers are refused.
   Result<std::string> (*dialects)(std::string_view json_text) = nullptr;
 };
+
+/// Of an axis whose length is "?": what its plan is chosen for.
+constexpr std::int64_t usual_length(int rank) { return rank == 1 ? 256 : rank == 2 ? 64 : 16; }
 
 /// The names of key `dtype`: "u8s8" is u8, "s8s8" is s8.
 const char* dtype_key(DataType type);

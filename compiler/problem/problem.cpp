@@ -256,7 +256,8 @@ std::optional<Error> check_tensors(const Problem& p, std::int64_t batch) {
   return check("residual", p.dst_dtype, p.residual_pitch(), &Axis::output);
 }
 
-std::string join(const Problem& problem, std::int64_t Axis::*field) {
+template <class Field>
+std::string join(const Problem& problem, Field Axis::*field) {
   std::string text;
   for (int a = 0; a < problem.rank; ++a) {
     if (a > 0) text += 'x';
@@ -363,6 +364,15 @@ EpilogueStep read_step(TextReader* reader, std::string_view text) {
   return {};
 }
 
+/// One 0 or 1 an axis, joined by 'x'.
+void read_dynamic(TextReader* reader, std::string_view word, Problem* problem) {
+  bool good = word.size() == 2 * static_cast<std::size_t>(problem->rank) - 1;
+  for (std::size_t i = 0; good && i < word.size(); ++i)
+    good = i % 2 == 1 ? word[i] == 'x' : word[i] == '0' || word[i] == '1';
+  if (!good) return reader->fail("dyn=", "needs 0 or 1 an axis");
+  for (std::size_t a = 0; 2 * a < word.size(); ++a) problem->axes[a].dynamic = word[2 * a] == '1';
+}
+
 /// The words after "yp".
 void read_optional_words(TextReader* reader, Problem* problem) {
   problem->dst_dtype = default_dst_dtype(problem->dtype);
@@ -394,6 +404,7 @@ void read_optional_words(TextReader* reader, Problem* problem) {
     if (!scale) reader->fail("ys=", "must be followed by a number");
     problem->dst_scale = scale.value_or(1);
   }
+  if (const auto word = reader->optional("dyn=")) read_dynamic(reader, *word, problem);
 }
 
 class Hasher {
@@ -435,6 +446,10 @@ std::int64_t Problem::kernel_volume() const {
 
 std::int64_t Problem::weights_count() const {
   return in_channels * oc_per_group() * kernel_volume();
+}
+
+bool Problem::is_dynamic() const {
+  return std::any_of(axes.begin(), axes.end(), [](const Axis& axis) { return axis.dynamic; });
 }
 
 bool Problem::has_residual() const {
@@ -482,6 +497,7 @@ std::string Problem::to_text() const {
   if (src_zero_point != 0) text += " xz=" + std::to_string(src_zero_point);
   if (dst_zero_point != 0) text += " yz=" + std::to_string(dst_zero_point);
   if (dst_scale != 1) text += " ys=" + float_text(dst_scale);
+  if (is_dynamic()) text += " dyn=" + join(*this, &Axis::dynamic);
   return text;
 }
 
@@ -509,6 +525,14 @@ Status validate(const Problem& problem) {
   }
   for (int a = 0; a < rank; ++a) {
     if (auto error = check_axis(problem, a)) return *error;
+  }
+  if (problem.is_dynamic()) {
+    for (int a = 0; a < rank; ++a) {
+      const std::int64_t tail = problem.axes[static_cast<std::size_t>(a)].zero_tail;
+      if (tail != 0)
+        return too_large("zero_tail must be 0 in a problem with dynamic axes, got " +
+                         std::to_string(tail) + where(rank, a));
+    }
   }
   for (int a = rank; a < kMaxRank; ++a) {
     if (problem.axes[static_cast<std::size_t>(a)] != Axis{}) {
@@ -564,6 +588,33 @@ Status validate_batch(const Problem& problem, std::int64_t batch) {
   return ok_status();
 }
 
+Result<Problem> with_input_lengths(const Problem& problem,
+                                   const std::array<std::int64_t, kMaxRank>& lengths) {
+  Problem resized = problem;
+  for (int a = 0; a < kMaxRank; ++a) {
+    const auto i = static_cast<std::size_t>(a);
+    Axis& axis = resized.axes[i];
+    if (lengths[i] == 0 || lengths[i] == axis.input) continue;
+    const auto refuse = [&](const std::string& why) {
+      return invalid("input length " + std::to_string(lengths[i]) + ": " + why + " " +
+                     (a < problem.rank ? axis_text(problem.rank, a) : "(past the rank)"));
+    };
+    if (!axis.dynamic)
+      return refuse("the axis is not dynamic, its length is " + std::to_string(axis.input));
+    if (lengths[i] < 0) return refuse("must be at least 1");
+    if (auto error = check_range("input length", lengths[i], 1, kMaxExtent, problem.rank, a)) {
+      return *error;
+    }
+    axis = axis.with_input(lengths[i]);
+    if (axis.output < 1)
+      return invalid("input length " + std::to_string(lengths[i]) +
+                     ": too short, the output length would be " + std::to_string(axis.output) +
+                     " " + axis_text(problem.rank, a));
+  }
+  if (Status status = validate(resized); !status) return status.error();
+  return resized;
+}
+
 Result<Problem> parse_problem(std::string_view text) {
   TextReader reader(text);
   Problem problem;
@@ -617,6 +668,7 @@ std::size_t hash_value(const Problem& problem) {
     hasher.add(axis.crop_begin);
     hasher.add(axis.output);
     hasher.add(axis.zero_tail);
+    hasher.add(std::int64_t{axis.dynamic ? 1 : 0});
   }
   hasher.add(std::int64_t{problem.bias ? 1 : 0});
   hasher.add(static_cast<std::int64_t>(problem.dtype));

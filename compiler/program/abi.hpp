@@ -18,6 +18,8 @@ struct Args {
   const void* residual = nullptr;
   const float* parameters = nullptr;        ///< (rows, Cout)
   const float* input_parameters = nullptr;  ///< (rows, Cin)
+  /// Of dynamic Programs: make_shape_block() of the lengths at hand (compiler/program/shape.hpp).
+  const std::int64_t* shape = nullptr;
 };
 
 /// Runs work items [begin, end) of one stage.

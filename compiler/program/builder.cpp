@@ -40,9 +40,17 @@ BufferId Builder::buffer(Buffer buffer) {
   return static_cast<BufferId>(program_.buffers.size() - 1);
 }
 
-TableId Builder::table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values) {
-  program_.tables.push_back({std::move(name), columns, std::move(values)});
+TableId Builder::table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values,
+                       bool dynamic) {
+  program_.tables.push_back({std::move(name), columns, std::move(values), dynamic});
   return static_cast<TableId>(program_.tables.size() - 1);
+}
+
+std::int64_t Builder::append(TableId table, std::span<const std::int32_t> values) {
+  Table& known = program_.tables[table];
+  const std::int64_t row = known.rows();
+  known.values.insert(known.values.end(), values.begin(), values.end());
+  return row;
 }
 
 Mem Builder::constant(std::span<const std::uint32_t> words) {
@@ -183,6 +191,14 @@ Reg Builder::mask(std::uint64_t bits) {
   Inst& inst = emit(Op::mask_const);
   inst.dst = reg;
   inst.imm = static_cast<std::int64_t>(bits);
+  return reg;
+}
+
+Reg Builder::mask_of(ScalarId let) {
+  const Reg reg = program_.mreg_count < kNone ? program_.mreg_count++ : kNone;
+  Inst& inst = emit(Op::mask_scalar);
+  inst.dst = reg;
+  inst.scalar = let;
   return reg;
 }
 

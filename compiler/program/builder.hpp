@@ -15,9 +15,16 @@ class Builder {
  public:
   Builder(std::string name, int lanes, int vector_registers, int mask_registers);
 
+  /// Only declarations and grids matter: lowerings may leave out the bodies of their stages.
+  void declare_only() { declares_only_ = true; }
+  [[nodiscard]] bool declares_only() const { return declares_only_; }
+
   // Declarations.
   BufferId buffer(Buffer buffer);
-  TableId table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values);
+  TableId table(std::string name, std::uint16_t columns, std::vector<std::int32_t> values,
+                bool dynamic = false);
+  /// Further rows of a table; the first one's number.
+  std::int64_t append(TableId table, std::span<const std::int32_t> values);
   /// A vector constant: `lanes` 32-bit words in the constant block. Equal constants are shared.
   /// As a broadcast operand it is its first word.
   Mem constant(std::span<const std::uint32_t> words);
@@ -48,6 +55,7 @@ class Builder {
   // Registers.
   Reg vector() { return program_.vreg_count < kNone ? program_.vreg_count++ : kNone; }
   Reg mask(std::uint64_t bits);  ///< a fresh mask register, set to `bits` here
+  Reg mask_of(ScalarId let);     ///< the same, set to the low bits of a let
 
   // Instructions. `m` is a mask register or kNone.
   void zero(Reg d);
@@ -96,6 +104,7 @@ class Builder {
   void grow_slots();
 
   Program program_;
+  bool declares_only_ = false;
   std::vector<std::int32_t> open_;  ///< indices of open loops and ifs
   std::vector<AddressId> slots_;    ///< open-addressing hash set of addresses; kNone: free
 };

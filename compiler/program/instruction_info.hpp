@@ -30,7 +30,9 @@ constexpr bool writes_dst(Op op) {
 }
 
 /// Whether `dst` is of the mask class.
-constexpr bool writes_mask(Op op) { return op == Op::mask_const || op == Op::compare; }
+constexpr bool writes_mask(Op op) {
+  return op == Op::mask_const || op == Op::mask_scalar || op == Op::compare;
+}
 
 /// Ops whose masked lanes keep the destination's old value (unless zero_masked).
 constexpr bool merges_under_mask(Op op) { return op >= Op::fma && op != Op::select; }
@@ -50,7 +52,7 @@ constexpr bool reads_dst(const Inst& inst) {
 /// Whether `a` is a register that the instruction reads.
 constexpr bool reads_a(Op op) {
   return op == Op::copy || op == Op::store || op == Op::stream ||
-         (op >= Op::fma && op != Op::mask_const);
+         (op >= Op::fma && op != Op::mask_const && op != Op::mask_scalar);
 }
 
 /// Whether `b` is a register that the instruction reads.

@@ -213,6 +213,7 @@ class Checker {
 
   [[nodiscard]] const char* check_form(const Inst& inst) const {
     if (inst.op == Op::mask_const && masks_are_vectors(program_)) return "masks are vectors here";
+    if (inst.op == Op::mask_scalar && !is_scalar(inst.scalar)) return "no such scalar";
     if (inst.op == Op::select && inst.mask == kNone) return "it needs a mask";
     if (inst.op == Op::shuffle128 && program_.lanes < 8) return "a vector is one block";
     if (inst.mask != kNone && !may_be_masked(inst.op)) return "it cannot have a mask";
@@ -546,7 +547,9 @@ class Machine {
   }
 
   void set_mask(const Inst& inst) {
-    const std::uint64_t bits = inst.op == Op::compare ? compare(inst) : mask_bits(inst);
+    const std::uint64_t bits = inst.op == Op::compare       ? compare(inst)
+                               : inst.op == Op::mask_scalar ? scalar_bits(inst)
+                                                            : mask_bits(inst);
     if (vector_masks_) {
       for (std::size_t l = 0; l < L; ++l) {
         vectors_[inst.dst].word[l] = (bits >> l & 1) != 0 ? ~std::uint32_t{0} : 0;
@@ -556,6 +559,10 @@ class Machine {
     }
     masks_[inst.dst] = bits;
     mask_defined_[inst.dst] = 1;
+  }
+
+  std::uint64_t scalar_bits(const Inst& inst) {
+    return static_cast<std::uint64_t>(scalar(inst.scalar)) & kAllLanes;
   }
 
   static std::uint64_t mask_bits(const Inst& inst) {

@@ -138,7 +138,7 @@ class Legaliser {
   void rewrite_masked(Inst inst) {
     if (!has_masks_) {
       if (inst.op == Op::mask_const) return load_mask(inst);
-      if (inst.op == Op::compare) inst.dst = mask_vector(inst.dst);
+      if (writes_mask(inst.op)) inst.dst = mask_vector(inst.dst);
       if (inst.mask != kNone) inst.mask = mask_vector(inst.mask);
       if (inst.b_kind == Operand::broadcast_mem) set_register_operand(inst, broadcast(inst.mem));
     }

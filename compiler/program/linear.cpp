@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "compiler/program/instruction_info.hpp"
+#include "compiler/program/shape.hpp"
 
 namespace convt::program {
 namespace {
@@ -21,10 +22,33 @@ struct Block {
   int depth = 0;  ///< loops around its instructions that run more than once
 };
 
+void add_to(ShapeSum& sum, std::int32_t word, std::int64_t factor) {
+  auto at = std::find_if(sum.terms.begin(), sum.terms.end(),
+                         [&](const ShapeSum::Term& term) { return term.word >= word; });
+  if (at != sum.terms.end() && at->word == word) {
+    at->factor += factor;
+  } else {
+    at = sum.terms.insert(at, {word, factor});
+  }
+  if (at->factor == 0) sum.terms.erase(at);
+}
+
+void add_to(ShapeSum& sum, const ShapeSum& other, std::int64_t factor) {
+  for (const ShapeSum::Term& term : other.terms) add_to(sum, term.word, term.factor * factor);
+}
+
+/// A scalar's coefficient, as far as it depends on the shape.
+struct ShapeCoefficient {
+  ScalarId scalar;
+  ShapeSum sum;
+  bool operator==(const ShapeCoefficient&) const = default;
+};
+
 /// A stream in the making.
 struct Group {
   BufferId buffer = 0;
   std::vector<Affine::Term> terms;
+  std::vector<ShapeCoefficient> shape_terms;
   std::int64_t anchor = 0;  ///< constant of its first operand
   std::int32_t block = -1;  ///< innermost block around all uses
   std::int32_t first_use = 0;
@@ -36,6 +60,8 @@ struct Form {
   bool known = false;
   std::int64_t constant = 0;
   std::vector<Affine::Term> terms;
+  ShapeSum shape_constant{};
+  std::vector<ShapeCoefficient> shape_terms{};  ///< by scalar
 };
 
 class Lineariser {
@@ -43,6 +69,7 @@ class Lineariser {
   Lineariser(const Program& program, const Stage& stage)
       : program_(program),
         stage_(stage),
+        shape_(make_shape_layout(program)),
         home_(stage.code.size()),
         constants_(stage.code.size()),
         scalar_block_(program.scalars.size(), 0),
@@ -56,6 +83,7 @@ class Lineariser {
     find_blocks();
     collect_operands();
     for (std::size_t id = 0; id < groups_.size(); ++id) make_stream(id);
+    hold_offsets();
     sort_streams();
     return std::move(result_);
   }
@@ -74,7 +102,7 @@ class Lineariser {
   void find_zero_scalars() {
     for (const Coordinate& coordinate : stage_.grid) {
       const Extent& extent = coordinate.extent;
-      if (extent.batch_block == 0 && extent.constant == 1) {
+      if (extent.batch_block == 0 && extent.constant == 1 && !extent.dynamic) {
         result_.always_zero[coordinate.scalar] = true;
       }
     }
@@ -107,6 +135,11 @@ class Lineariser {
     const Buffer& buffer = program_.buffers[address.buffer];
     for (int axis = 0; axis < buffer.axes; ++axis) {
       const auto i = static_cast<std::size_t>(axis);
+      if (buffer.has_dynamic_stride(i)) {
+        add_dynamic_axis(form, address.index[i], stride_word(address.buffer, i),
+                         element_bytes(buffer.type));
+        continue;
+      }
       const std::int64_t bytes = buffer.stride[i] * element_bytes(buffer.type);
       form.constant += address.index[i].constant * bytes;
       for (const Affine::Term& term : address.index[i].terms) {
@@ -115,7 +148,46 @@ class Lineariser {
       }
     }
     std::erase_if(form.terms, [](const Affine::Term& term) { return term.coefficient == 0; });
+    std::erase_if(form.shape_terms,
+                  [](const ShapeCoefficient& term) { return term.sum.terms.empty(); });
     return form;
+  }
+
+  [[nodiscard]] std::int32_t stride_word(BufferId buffer, std::size_t axis) const {
+    return shape_.strides[buffer][axis];
+  }
+
+  void add_dynamic_axis(Form& form, const Affine& index, std::int32_t word, std::int64_t bytes) {
+    if (index.constant != 0) add_to(form.shape_constant, word, index.constant * bytes);
+    for (const Affine::Term& term : index.terms) {
+      if (result_.always_zero[term.scalar]) continue;
+      auto at = std::find_if(form.shape_terms.begin(), form.shape_terms.end(),
+                             [&](const auto& known) { return known.scalar >= term.scalar; });
+      if (at == form.shape_terms.end() || at->scalar != term.scalar)
+        at = form.shape_terms.insert(at, {term.scalar, {}});
+      add_to(at->sum, word, term.coefficient * bytes);
+    }
+  }
+
+  SumId intern(const ShapeSum& sum) {
+    if (sum.terms.empty()) return kNone;
+    const auto found = std::find(result_.sums.begin(), result_.sums.end(), sum);
+    const auto id = static_cast<SumId>(found - result_.sums.begin());
+    if (found == result_.sums.end()) result_.sums.push_back(sum);
+    return id;
+  }
+
+  /// Addresses scale an index by up to 8: fewer sums then differ.
+  void set_offset(LinearStage::Operand& operand, ShapeSum sum) {
+    const auto divides = [&](std::int64_t by) {
+      return std::all_of(sum.terms.begin(), sum.terms.end(),
+                         [&](const ShapeSum::Term& term) { return term.factor % by == 0; });
+    };
+    while (operand.scale < 8 && divides(2)) {
+      operand.scale = static_cast<std::uint8_t>(operand.scale * 2);
+      for (ShapeSum::Term& term : sum.terms) term.factor /= 2;
+    }
+    operand.offset = intern(sum);
   }
 
   static void add_term(std::vector<Affine::Term>& terms, ScalarId scalar,
@@ -137,8 +209,15 @@ class Lineariser {
       const Buffer& buffer = program_.buffers[address.buffer];
       const Form& variable = form(in.mem.address);
       std::int64_t constant = variable.constant;
+      ShapeSum offset = variable.shape_constant;
       for (int axis = 0; axis < buffer.axes; ++axis) {
         const auto i = static_cast<std::size_t>(axis);
+        if (buffer.has_dynamic_stride(i)) {
+          if (in.mem.delta[i] != 0)
+            add_to(offset, stride_word(address.buffer, i),
+                   in.mem.delta[i] * element_bytes(buffer.type));
+          continue;
+        }
         constant += in.mem.delta[i] * buffer.stride[i] * element_bytes(buffer.type);
       }
       LinearStage::Operand& operand = result_.operands[static_cast<std::size_t>(at)];
@@ -146,24 +225,26 @@ class Lineariser {
         operand = {kConstantBlock, static_cast<std::int32_t>(constant)};
         continue;
       }
-      operand.stream = group_of(address.buffer, variable.terms, constant);
+      operand.stream = group_of(address.buffer, variable, constant);
+      if (!offset.terms.empty()) set_offset(operand, std::move(offset));
       constants_[static_cast<std::size_t>(at)] = constant;
       add_use(groups_[operand.stream], at);
     }
   }
 
-  StreamId group_of(BufferId buffer, const std::vector<Affine::Term>& terms,
-                    std::int64_t constant) {
+  StreamId group_of(BufferId buffer, const Form& form, std::int64_t constant) {
     for (std::size_t id = 0; id < groups_.size(); ++id) {
       const Group& group = groups_[id];
       if (group.buffer == buffer && group.anchor - kReach < constant &&
-          constant < group.anchor + kReach && group.terms == terms) {
+          constant < group.anchor + kReach && group.terms == form.terms &&
+          group.shape_terms == form.shape_terms) {
         return static_cast<StreamId>(id);
       }
     }
     Group& group = groups_.emplace_back();
     group.buffer = buffer;
-    group.terms = terms;
+    group.terms = form.terms;
+    group.shape_terms = form.shape_terms;
     group.anchor = constant;
     return static_cast<StreamId>(groups_.size() - 1);
   }
@@ -184,10 +265,12 @@ class Lineariser {
 
   /// Whether an instruction of the block itself defines a scalar that the group depends on.
   bool depends_on_let_of(const Group& group, std::int32_t id) const {
-    return std::any_of(group.terms.begin(), group.terms.end(), [&](const Affine::Term& term) {
+    const auto is_let = [&](const auto& term) {
       return program_.scalars[term.scalar].kind != ScalarKind::loop &&
              scalar_block_[term.scalar] == id;
-    });
+    };
+    return std::any_of(group.terms.begin(), group.terms.end(), is_let) ||
+           std::any_of(group.shape_terms.begin(), group.shape_terms.end(), is_let);
   }
 
   void make_stream(std::size_t id) {
@@ -259,7 +342,10 @@ class Lineariser {
     }
     Stream& stream = result_.streams[id];
     stream.bytes.terms = group.terms;
-    add_steps(loops, id);
+    std::vector<ShapeCoefficient> shape_terms = group.shape_terms;
+    add_steps(loops, id, shape_terms);
+    for (const ShapeCoefficient& term : shape_terms)
+      stream.shape_bytes.push_back({term.scalar, intern(term.sum)});
     if (!loops.empty()) {
       stream.init_at = block(loops.back()).begin;
       stream.last_use = inst(stream.init_at).match;
@@ -286,23 +372,32 @@ class Lineariser {
     return end;
   }
 
-  void add_steps(const std::vector<std::int32_t>& loops, StreamId id) {
+  void add_steps(const std::vector<std::int32_t>& loops, StreamId id,
+                 std::vector<ShapeCoefficient>& shape_terms) {
     std::vector<Affine::Term>& terms = result_.streams[id].bytes.terms;
     std::int64_t inner_step = 0;  // what the loop inside adds in each of its iterations
     std::int64_t inner_trip = 0;
     ScalarId inner_trip_scalar = kNone;
+    ShapeSum inner_sum;
     for (std::int32_t loop : loops) {
       const Inst& in = inst(block(loop).begin);
       if (runs_at_most_once(in)) continue;
-      StreamStep step{in.match, id, 0, kNone, 0};
+      StreamStep step{in.match, id, 0, kNone, 0, kNone, kNone};
       const std::int64_t own_step = take_term(terms, in.scalar);
       step.bytes = own_step - inner_step * inner_trip;
-      if (inner_trip_scalar != kNone && inner_step != 0) {
+      const ShapeSum own_sum = take_shape_term(shape_terms, in.scalar);
+      ShapeSum sum = own_sum;
+      add_to(sum, inner_sum, -inner_trip);
+      step.sum = intern(sum);
+      if (inner_trip_scalar != kNone && (inner_step != 0 || !inner_sum.terms.empty())) {
         step.rewind_trip = inner_trip_scalar;
         step.rewind = inner_step;
+        step.rewind_sum = intern(inner_sum);
       }
-      if (step.bytes != 0 || step.rewind_trip != kNone) result_.steps.push_back(step);
+      if (step.bytes != 0 || step.sum != kNone || step.rewind_trip != kNone)
+        result_.steps.push_back(step);
       inner_step = own_step;
+      inner_sum = own_sum;
       inner_trip_scalar = in.trip_scalar;
       inner_trip = in.trip_scalar == kNone ? in.imm : 0;
     }
@@ -316,6 +411,47 @@ class Lineariser {
     const std::int64_t coefficient = at->coefficient;
     terms.erase(at);
     return coefficient;
+  }
+
+  static ShapeSum take_shape_term(std::vector<ShapeCoefficient>& terms, ScalarId scalar) {
+    const auto at = std::find_if(terms.begin(), terms.end(), [&](const ShapeCoefficient& term) {
+      return term.scalar == scalar;
+    });
+    if (at == terms.end()) return {};
+    ShapeSum sum = std::move(at->sum);
+    terms.erase(at);
+    return sum;
+  }
+
+  /// Offsets of operands in loops get a stream of their own from the begin of the outermost loop to
+  /// its end, so that a register may hold them.
+  void hold_offsets() {
+    std::vector<std::pair<std::pair<std::int32_t, SumId>, StreamId>> held;
+    for (std::int32_t at = 0; at < static_cast<std::int32_t>(stage_.code.size()); ++at) {
+      LinearStage::Operand& operand = result_.operands[static_cast<std::size_t>(at)];
+      if (operand.offset == kNone) continue;
+      std::int32_t loop = -1;
+      for (std::int32_t id = home(at); id > 0; id = block(id).parent)
+        if (is_loop(id) && !runs_at_most_once(inst(block(id).begin))) loop = id;
+      if (loop < 0) continue;
+      const std::pair<std::int32_t, SumId> key{loop, operand.offset};
+      auto found = std::find_if(held.begin(), held.end(),
+                                [&](const auto& known) { return known.first == key; });
+      if (found == held.end()) {
+        Stream& stream = result_.streams.emplace_back();
+        stream.offset_of = operand.offset;
+        stream.init_at = block(loop).begin;
+        stream.last_use = inst(stream.init_at).match;
+        held.push_back({key, static_cast<StreamId>(result_.streams.size() - 1)});
+        found = held.end() - 1;
+      }
+      operand.offset_stream = found->second;
+      Stream& stream = result_.streams[found->second];
+      const int depth = block(home(at)).depth;
+      if (depth > stream.uses_depth) stream.uses = 0;
+      stream.uses_depth = std::max(stream.uses_depth, depth);
+      if (depth == stream.uses_depth) ++stream.uses;
+    }
   }
 
   void sort_streams() {
@@ -334,6 +470,8 @@ class Lineariser {
     result_.streams = std::move(streams);
     for (LinearStage::Operand& operand : result_.operands) {
       if (operand.stream < renamed.size()) operand.stream = renamed[operand.stream];
+      if (operand.offset_stream < renamed.size())
+        operand.offset_stream = renamed[operand.offset_stream];
     }
     for (StreamStep& step : result_.steps) step.stream = renamed[step.stream];
     std::stable_sort(result_.steps.begin(), result_.steps.end(),
@@ -342,6 +480,7 @@ class Lineariser {
 
   const Program& program_;
   const Stage& stage_;
+  const ShapeLayout shape_;
   std::vector<Block> blocks_;
   std::vector<std::int32_t> home_;       ///< per instruction, its block
   std::vector<std::int64_t> constants_;  ///< per instruction, constant byte offset of its operand

@@ -213,6 +213,8 @@ class Printer {
         return "prefetch L" + decimal(inst.imm) + " " + memory(inst);
       case Op::mask_const:
         return mask_register(inst.dst) + " = " + hexadecimal(static_cast<std::uint64_t>(inst.imm));
+      case Op::mask_scalar:
+        return mask_register(inst.dst) + " = bits of " + name(inst.scalar);
       case Op::compare:
         return mask_register(inst.dst) + " = " + comparison(inst);
       default:

@@ -113,7 +113,8 @@ const char* to_string(Op op) {
                                            "shift_right", "shift_right_signed",
                                            "round",       "to_int",
                                            "to_float",    "narrow",
-                                           "compare",     "mask_const"};
+                                           "compare",     "mask_scalar",
+                                           "mask_const"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(Op::mask_const) + 1);
   return kNames[static_cast<std::size_t>(op)];
 }

@@ -15,6 +15,11 @@
 // prove each access per axis and the interpreter can check it. What five readers make of it:
 // backends translate one for one, the interpreter executes, the verifier proves, the printer shows.
 //
+// A Program may be *dynamic*: made for some lengths of the tensors, its code serves others. What
+// then depends on the lengths is marked (strides of buffers, extents of grids, contents of tables),
+// and nothing else does: the instructions, addresses and constants are the same for all lengths.
+// What is marked makes up the Program's shape (shape.hpp), which machine code reads at run time.
+//
 // Life of a Program:  lower -> legalise(Target) -> allocate_registers -> verify -> {backend,
 // interpreter}
 #pragma once
@@ -61,6 +66,7 @@ struct Affine {
 struct Extent {
   std::int64_t constant = 1;
   std::int64_t batch_block = 0;  ///< 0: constant; b > 0: ceil(N / b)
+  bool dynamic = false;          ///< the constant depends on lengths
   [[nodiscard]] std::int64_t count(std::int64_t batch) const;
   bool operator==(const Extent&) const = default;
 };
@@ -90,6 +96,7 @@ struct Table {
   std::string name;
   std::uint16_t columns = 1;
   std::vector<std::int32_t> values;
+  bool dynamic = false;  ///< values, and how many rows there are, depend on lengths
   [[nodiscard]] std::int64_t rows() const {
     return static_cast<std::int64_t>(values.size()) / columns;
   }
@@ -157,6 +164,10 @@ struct Buffer {
   std::array<std::int64_t, kMaxAxes> extent{};  ///< elements; extent[batch_axis] is ignored
   std::array<std::int64_t, kMaxAxes> stride{};  ///< elements
   int batch_axis = -1;                          ///< the axis whose extent is the run-time N
+  std::uint8_t dynamic_strides = 0;             ///< bit a: stride[a] depends on lengths
+  [[nodiscard]] bool has_dynamic_stride(std::size_t axis) const {
+    return (dynamic_strides >> axis & 1) != 0;
+  }
 };
 
 /// The variable part of a memory operand: one affine index per axis of the buffer. Interned: many
@@ -225,15 +236,16 @@ enum class Op : std::uint8_t {
   shift_left,   ///< d = a << imm, all 32 bits
   shift_right,  ///< d = a >> imm, zeros come in
   shift_right_signed,  ///< d = a >> imm, the sign comes in
-  round,       ///< d = a rounded to an integer, ties to even whatever the caller's rounding mode
-  to_int,      ///< d (i32) = a rounded likewise; -2^31 for NaN and what does not fit
-  to_float,    ///< d (f32) = a (i32), rounded
-  narrow,      ///< d (packed) = a as `type`: of f32 for f16 and bf16 (ties to even), of i32 for s8
-               ///< (clamped), u8 (clamped, a being unsigned) and u16 (the low halves). bf16 has two
-               ///< more forms, of which legalise() takes one. imm 1: denormals become 0 (as with
-               ///< AVX512_BF16); imm 2: the low halves of i32, as of u16
-  compare,     ///< mask register d = a < b (imm 0), a <= b (1), a == b (2), a or b is NaN (3)
-  mask_const,  ///< mask register d = imm, one bit a lane
+  round,     ///< d = a rounded to an integer, ties to even whatever the caller's rounding mode
+  to_int,    ///< d (i32) = a rounded likewise; -2^31 for NaN and what does not fit
+  to_float,  ///< d (f32) = a (i32), rounded
+  narrow,    ///< d (packed) = a as `type`: of f32 for f16 and bf16 (ties to even), of i32 for s8
+             ///< (clamped), u8 (clamped, a being unsigned) and u16 (the low halves). bf16 has two
+             ///< more forms, of which legalise() takes one. imm 1: denormals become 0 (as with
+             ///< AVX512_BF16); imm 2: the low halves of i32, as of u16
+  compare,   ///< mask register d = a < b (imm 0), a <= b (1), a == b (2), a or b is NaN (3)
+  mask_scalar,  ///< mask register d = the low bits of a scalar (a let), one a lane
+  mask_const,   ///< mask register d = imm, one bit a lane
 };
 
 enum class Operand : std::uint8_t { none, reg, vector_mem, broadcast_mem };
@@ -247,7 +259,7 @@ struct Inst {
   Reg a = kNone;
   Reg b = kNone;
   Reg mask = kNone;              ///< mask register (own register class), kNone = all lanes
-  ScalarId scalar = kNone;       ///< loop, if_equal, let
+  ScalarId scalar = kNone;       ///< loop, if_equal, let, mask_scalar
   ScalarId trip_scalar = kNone;  ///< loop: trip is this scalar's value ...
   std::int64_t imm = 0;          ///< ... or this constant; other ops' immediate
   std::int32_t match = -1;       ///< loop <-> end_loop, if_equal <-> end_if (index in code)

@@ -1,5 +1,6 @@
 // Bounds: look-ups and accesses, each against its table or axis.
 #include <array>
+#include <bit>
 #include <string>
 
 #include "compiler/program/verifier_checks.hpp"
@@ -25,6 +26,9 @@ class Bounds {
     }
     for (const AccessGroup& group : facts_.groups) {
       if (Status status = check_group(group); !status) return status;
+    }
+    for (const Footprint& access : facts_.varying) {
+      if (Status status = check_varying(access); !status) return status;
     }
     return ok_status();
   }
@@ -93,6 +97,54 @@ class Bounds {
       const Status status = axis == buffer.batch_axis ? check_batch_axis(group, buffer, axis)
                                                       : check_axis(group, buffer, axis);
       if (!status) return status;
+    }
+    return ok_status();
+  }
+
+  /// An access whose lanes are a scalar's bits: where that is 0 it touches nothing, but for that it
+  /// is as any other on all axes but that of its lanes.
+  Status check_varying(const Footprint& access) {
+    if (facts_.node(access.node).never_runs) return ok_status();
+    const Mem& mem = stage_.code[static_cast<std::size_t>(access.at)].mem;
+    AccessGroup group;
+    group.address = mem.address;
+    group.node = access.node;
+    for (std::size_t axis = 0; axis < kMaxAxes; ++axis)
+      group.span[axis] = {mem.delta[axis], mem.delta[axis], access.at, access.at};
+    const Buffer& buffer = program_.buffers[program_.addresses[mem.address].buffer];
+    for (int axis = 0; axis < buffer.axes; ++axis) {
+      const Status status = axis == mem.lane_axis       ? check_lanes(access, mem, buffer)
+                            : axis == buffer.batch_axis ? check_batch_axis(group, buffer, axis)
+                                                        : check_axis(group, buffer, axis);
+      if (!status) return status;
+    }
+    return ok_status();
+  }
+
+  Status check_lanes(const Footprint& access, const Mem& mem, const Buffer& buffer) {
+    const int axis = mem.lane_axis;
+    if (axis == buffer.batch_axis)
+      return defect(program_, stage_, access.at, "lanes that vary run along the batch");
+    const Affine& index = program_.addresses[mem.address].index[mem.lane_axis];
+    const Terms terms = index.terms;
+    const BaseSet enumerated = spaces_.enumerated_for(terms) | spaces_.bases(access.lane_scalar);
+    const SelectionId selection = spaces_.select(enumerated, access.node);
+    const std::uint64_t all = (std::uint64_t{1} << program_.lanes) - 1;
+    for (const std::int32_t point : spaces_.points(selection)) {
+      if (spaces_.too_large()) return ok_status();  // and so refused
+      const auto at = static_cast<std::size_t>(point);
+      const std::uint64_t lanes =
+          static_cast<std::uint64_t>(spaces_.column(selection, access.lane_scalar)[at]) & all;
+      if (lanes == 0) continue;
+      const Interval values = spaces_.range_at(terms, selection, at);
+      const std::int64_t offset = index.constant + mem.delta[mem.lane_axis];
+      const std::int64_t low = values.low + offset + std::countr_zero(lanes);
+      const std::int64_t high = values.high + offset + std::bit_width(lanes) - 1;
+      const std::int64_t extent = buffer.extent[mem.lane_axis];
+      if (low >= 0 && high < extent) continue;
+      const Span span{0, 0, access.at, access.at};
+      return out_of_bounds(span, buffer, axis, {low >= 0, high < extent, low, high},
+                           std::to_string(extent));
     }
     return ok_status();
   }

@@ -152,6 +152,8 @@ struct Shape {
   AddressId address = kNone;
   std::int32_t node = 0;
   std::vector<Component> components;
+  ScalarId lane_scalar = kNone;  ///< Footprint::lane_scalar, and the axis of its lanes
+  std::size_t lane_axis = 0;
   int runs = 1;  ///< times that bases which decide no axis run it: 0, 1 or 2 (more)
   std::vector<std::int32_t> origins;  ///< by group: index of the list of its places there
 };
@@ -215,10 +217,11 @@ class CoverageProof {
     for (const Footprint& footprint : proof.facts.tensor_stores) {
       if (&buffer_of(program_, proof, footprint) != dst_) continue;
       if (proof.facts.node(footprint.node).never_runs) continue;
-      if (!footprint.lanes_known) return fail(proof, footprint.at, "its mask is not known here");
+      if (!footprint.lanes_known && footprint.lane_scalar == kNone)
+        return fail(proof, footprint.at, "its mask is not known here");
       if (!check_batch_block(proof, footprint.at)) return false;
       const Inst& inst = proof.stage.code[static_cast<std::size_t>(footprint.at)];
-      const std::size_t shape = find_shape(proof, inst.mem.address, footprint);
+      const std::size_t shape = find_shape(proof, inst.mem, footprint);
       if (shape == shapes_.size()) return false;
       stores_.push_back({shape, &inst, footprint, {}});
     }
@@ -238,13 +241,24 @@ class CoverageProof {
   }
 
   /// shapes_.size() on failure.
-  std::size_t find_shape(StageProof& proof, AddressId address, const Footprint& footprint) {
+  std::size_t find_shape(StageProof& proof, const Mem& mem, const Footprint& footprint) {
+    const AddressId address = mem.address;
+    const ScalarId scalar = footprint.lane_scalar;
     for (std::size_t s = shapes_.size(); s-- > 0;) {
       const Shape& shape = shapes_[s];
-      if (shape.proof == &proof && shape.address == address && shape.node == footprint.node)
+      if (shape.proof == &proof && shape.address == address && shape.node == footprint.node &&
+          shape.lane_scalar == scalar && (scalar == kNone || shape.lane_axis == mem.lane_axis))
         return s;
     }
-    Shape shape{&proof, &proof.stage - program_.stages.data(), address, footprint.node, {}, 1, {}};
+    Shape shape{&proof,
+                &proof.stage - program_.stages.data(),
+                address,
+                footprint.node,
+                {},
+                scalar,
+                mem.lane_axis,
+                1,
+                {}};
     shape.components = make_components(shape);
     for (const Component& component : shape.components) {
       if (component.axes == 0) shape.runs = std::min(2, shape.runs * runs(shape, component.bases));
@@ -272,6 +286,8 @@ class CoverageProof {
     for (std::size_t axis = 0; axis < axes_; ++axis) {
       merge(components, {shape.proof->spaces.bases(Terms(index(shape, axis).terms)), 1u << axis});
     }
+    if (shape.lane_scalar != kNone)
+      merge(components, {shape.proof->spaces.bases(shape.lane_scalar), 1u << shape.lane_axis});
     for (std::int32_t id = shape.node; id > 0; id = facts.node(id).parent) {
       const Node& node = facts.node(id);
       const BaseSet own = node.is_loop ? loop_bit(node.loop_depth - 1) : 0;
@@ -364,6 +380,7 @@ class CoverageProof {
     std::int64_t constant = 0;
     std::vector<Affine::Term> enumerated;  ///< points a unit of each scalar
     std::vector<Linear> linear;
+    ScalarId lane_scalar = kNone;  ///< only in the group of the lanes' axis
   };
 
   [[nodiscard]] bool stays_small(const Shape& shape, const Group& group) const {
@@ -377,7 +394,8 @@ class CoverageProof {
 
   std::int32_t find_origins(const Shape& shape, const Group& group) {
     const Origin origin = make_origin(shape, group);
-    std::vector<std::int64_t> key{shape.stage, origin.selection, origin.constant};
+    std::vector<std::int64_t> key{shape.stage, origin.selection, origin.constant,
+                                  origin.lane_scalar};
     for (const Affine::Term& term : origin.enumerated) {
       key.insert(key.end(), {term.scalar, term.coefficient});
     }
@@ -389,7 +407,8 @@ class CoverageProof {
     const auto [known, is_new] = origin_of_key_.try_emplace(std::move(key), places_.size());
     if (is_new) {
       places_.emplace_back();
-      if (!expand(shape.proof->spaces, origin, places_.back())) return -1;
+      lanes_at_.emplace_back();
+      if (!expand(shape.proof->spaces, origin, places_.back(), lanes_at_.back())) return -1;
     }
     return known->second;
   }
@@ -408,6 +427,10 @@ class CoverageProof {
       if ((condition & bases) != 0) enumerated |= condition;
     }
     Origin origin;
+    if (shape.lane_scalar != kNone && (group.axes >> shape.lane_axis & 1) != 0) {
+      origin.lane_scalar = shape.lane_scalar;
+      enumerated |= spaces.bases(shape.lane_scalar);
+    }
     origin.selection = spaces.select(enumerated, shape.node);
     origin.constant = flat.constant;
     for (const Base& base : spaces.bases_of(bases & ~enumerated, shape.node)) {
@@ -448,7 +471,8 @@ class CoverageProof {
     return flat;
   }
 
-  static bool expand(Spaces& spaces, const Origin& origin, Places& places) {
+  bool expand(Spaces& spaces, const Origin& origin, Places& places,
+              std::vector<std::uint64_t>& lanes_at) const {
     const std::vector<std::int32_t>& points = spaces.points(origin.selection);
     places.assign(points.size(), origin.constant);
     for (const Affine::Term& term : origin.enumerated) {
@@ -464,6 +488,11 @@ class CoverageProof {
                                 : &spaces.column(origin.selection, linear.base.trip_scalar);
       if (!spread(linear, trips, places, point_of)) return false;
     }
+    if (origin.lane_scalar == kNone) return true;
+    const Column& lanes = spaces.column(origin.selection, origin.lane_scalar);
+    const std::uint64_t all = (std::uint64_t{1} << program_.lanes) - 1;
+    for (const std::int32_t point : point_of)
+      lanes_at.push_back(static_cast<std::uint64_t>(lanes[static_cast<std::size_t>(point)]) & all);
     return true;
   }
 
@@ -536,13 +565,18 @@ class CoverageProof {
     Part part{shapes_[store.shape].origins[g], 0, 1};
     for (std::size_t axis = 0; axis < axes_; ++axis)
       part.delta += mem.delta[axis] * group.step[axis];
-    if ((group.axes >> mem.lane_axis & 1) != 0) part.lanes = store.footprint.lanes;
+    const bool has_lanes = (group.axes >> mem.lane_axis & 1) != 0;
+    if (has_lanes) part.lanes = store.footprint.lane_scalar == kNone ? store.footprint.lanes : 0;
     return part;
   }
 
   bool mark(const Part& part, std::int64_t lane_step, Classes& classes) const {
-    for (const std::int64_t place : places_[static_cast<std::size_t>(part.origins)]) {
-      for (std::uint64_t lanes = part.lanes; lanes != 0; lanes &= lanes - 1) {
+    const Places& places = places_[static_cast<std::size_t>(part.origins)];
+    const std::vector<std::uint64_t>& lanes_at = lanes_at_[static_cast<std::size_t>(part.origins)];
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const std::int64_t place = places[i];
+      for (std::uint64_t lanes = lanes_at.empty() ? part.lanes : lanes_at[i]; lanes != 0;
+           lanes &= lanes - 1) {
         const std::int64_t lane = std::countr_zero(lanes);
         if (!classes.mark(place + part.delta + lane * lane_step)) return false;
       }
@@ -625,7 +659,8 @@ class CoverageProof {
   std::vector<Group> groups_;
   std::map<std::vector<std::int64_t>, std::int32_t> origin_of_key_;
   std::vector<Places> places_;
-  std::vector<Classes> classes_;                                    ///< by group
+  std::vector<std::vector<std::uint64_t>> lanes_at_;  ///< like places_, where lanes vary; or empty
+  std::vector<Classes> classes_;                      ///< by group
   std::vector<std::vector<std::vector<Classes::Member>>> members_;  ///< by group, part
   std::vector<std::int64_t> stride_;                                ///< by group, of combinations
   std::vector<std::uint32_t> owner_;  ///< by combination: the store that writes it, plus 1

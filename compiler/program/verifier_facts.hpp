@@ -77,6 +77,7 @@ struct Footprint {
   std::int32_t node = 0;
   std::uint64_t lanes = 1;  ///< bit l: element index[lane_axis] + l is touched
   bool lanes_known = true;
+  ScalarId lane_scalar = kNone;  ///< unless kNone: the lanes are this let's bits, wherever it runs
 };
 
 struct StageFacts {
@@ -84,6 +85,7 @@ struct StageFacts {
   std::vector<ScalarFacts> scalars;  ///< by ScalarId
   std::vector<AccessGroup> groups;
   std::vector<LetUse> lets;
+  std::vector<Footprint> varying;  ///< all accesses with a lane_scalar: they are in no group
   std::vector<Footprint> tensor_stores, workspace_stores, workspace_loads;
   std::array<bool, kBufferKinds> loads{};  ///< by BufferKind: whether the stage reads any
   int batch_coordinate = -1;               ///< place in the grid, -1: none

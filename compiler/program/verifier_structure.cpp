@@ -39,6 +39,12 @@ namespace {
 struct MaskValue {
   bool known = false;
   std::uint64_t bits = 0;
+  ScalarId scalar = kNone;  ///< if not known: the bits of this let, while it is live
+
+  [[nodiscard]] bool is_surely(const MaskValue& other) const {
+    return known ? other.known && bits == other.bits
+                 : scalar != kNone && !other.known && scalar == other.scalar;
+  }
 };
 
 /// A block that is still open, and what was known before it.
@@ -265,7 +271,7 @@ class Walk {
               defined_.begin());
     for (std::size_t i = 0; i < masks_.size(); ++i) {
       const MaskValue& before = saved_masks_[block.saved_masks + i];
-      if (!before.known || before.bits != masks_[i].bits) masks_[i].known = false;
+      if (!before.is_surely(masks_[i])) masks_[i] = {};
     }
   }
 
@@ -284,7 +290,8 @@ class Walk {
 
   /// What the writer leaves in its destination, read as a mask.
   MaskValue mask_value(const Inst& writer) const {
-    if (writer.op == Op::mask_const) return {true, static_cast<std::uint64_t>(writer.imm)};
+    if (writer.op == Op::mask_const) return {true, static_cast<std::uint64_t>(writer.imm), kNone};
+    if (writer.op == Op::mask_scalar) return {false, 0, writer.scalar};
     if (writer.op != Op::load || writer.mask != kNone) return {};
     return mask_in_memory(writer.mem);
   }
@@ -301,7 +308,7 @@ class Walk {
         static_cast<std::size_t>(first) > program_.constants.size() - lanes) {
       return {};
     }
-    MaskValue mask{true, 0};
+    MaskValue mask{true, 0, kNone};
     for (std::size_t lane = 0; lane < lanes; ++lane) {
       const std::uint64_t word = program_.constants[static_cast<std::size_t>(first) + lane];
       mask.bits |= (word >> 31) << lane;
@@ -316,8 +323,7 @@ class Walk {
       const Inst& writer = stage_.code[static_cast<std::size_t>(*it)];
       if (writer.dst >= masks_.size()) continue;
       MaskValue& mask = masks_[writer.dst];
-      const MaskValue written = mask_value(writer);
-      if (!written.known || written.bits != mask.bits) mask.known = false;
+      if (!mask_value(writer).is_surely(mask)) mask = {};
     }
   }
 
@@ -368,12 +374,18 @@ class Walk {
     return good;
   }
 
+  bool check_mask_scalar(ScalarId id) {
+    if (!check_live(id)) return false;
+    return program_.scalars[id].kind == ScalarKind::let || fail("'" + name(id) + "' is no look-up");
+  }
+
   bool check_form(const Inst& inst) {
     if (!operand_fits(inst)) return fail("it cannot have this kind of second operand");
     if (inst.mask != kNone && !may_be_masked(inst.op)) return fail("it cannot have a mask");
     if (!type_fits(inst)) return fail("it cannot have this type");
     if (inst.op == Op::select && inst.mask == kNone) return fail("it needs a mask");
     if (inst.op == Op::mask_const && masks_are_vectors_) return fail("masks are vectors here");
+    if (inst.op == Op::mask_scalar && !check_mask_scalar(inst.scalar)) return false;
     return immediate_fits(inst) ||
            fail("immediate " + std::to_string(inst.imm) + " is out of range");
   }
@@ -412,7 +424,11 @@ class Walk {
     if (group == nullptr) return false;
     facts_.accesses += 1;
     if (footprint.lanes == 0) return true;
-    widen(*group, buffer, mem, footprint);
+    if (footprint.lane_scalar != kNone) {
+      facts_.varying.push_back(footprint);
+    } else {
+      widen(*group, buffer, mem, footprint);
+    }
     const bool is_store = writes_memory(inst.op);
     if (!is_store) facts_.loads[static_cast<std::size_t>(buffer.kind)] = true;
     if (buffer.kind == BufferKind::workspace) {
@@ -431,8 +447,8 @@ class Walk {
   }
 
   /// The lanes that touch memory. A permute's index is read whole, whatever the mask.
-  Footprint make_footprint(const Inst& inst) const {
-    Footprint footprint{at_, node(), 1, true};
+  Footprint make_footprint(const Inst& inst) {
+    Footprint footprint{at_, node(), 1, true, kNone};
     if (is_element_access(inst)) return footprint;
     footprint.lanes = all_lanes();
     if (inst.op == Op::store && inst.imm != 0) {
@@ -442,6 +458,8 @@ class Walk {
     if (inst.mask == kNone || inst.op == Op::permute) return footprint;
     footprint.lanes_known = masks_[inst.mask].known;
     if (footprint.lanes_known) footprint.lanes = masks_[inst.mask].bits;
+    const ScalarId scalar = masks_[inst.mask].scalar;
+    if (scalar != kNone && facts(scalar).live) footprint.lane_scalar = scalar;
     return footprint;
   }
 

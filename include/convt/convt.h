@@ -149,6 +149,10 @@ typedef struct convt_problem {
   int32_t src_zero_point;     /* what stands for 0 in an s8 or u8 x */
   int32_t dst_zero_point;     /* s8 or u8 y: v / dst_scale + dst_zero_point, rounded and clamped */
   float dst_scale;
+  int32_t dynamic[CONVT_MAX_RANK]; /* 0 or 1 an axis: 1: each run says its length, and `input` is
+                                      the one that the plan is chosen for; output - input*stride is
+                                      the same for all lengths */
+  int32_t reserved;                /* 0 */
 } convt_problem_t;
 
 /* One channel, one group, every axis one element with one tap; f32, nchw, no bias, no steps.
@@ -266,22 +270,27 @@ typedef struct convt_run_arguments {
   const float* input_parameters; /* (1, Cin) with an input activation SNAKE, else null */
   const void* residual;          /* of y's shape and type, if there is a CONVT_STEP_ADD, else null;
                                     may be y itself, with the same pitch */
+  int64_t input_lengths[CONVT_MAX_RANK]; /* of x along dynamic axes; 0: the problem's own */
 } convt_run_arguments_t;
 
 #define CONVT_RUN_ARGUMENTS_INIT                                                               \
   {                                                                                            \
     sizeof(convt_run_arguments_t), 1, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, NULL, 0, NULL, \
-        NULL, NULL                                                                             \
+        NULL, NULL, {                                                                          \
+      0, 0, 0                                                                                  \
+    }                                                                                          \
   }
 
 /* Bytes of workspace that let a run of `batch` images use `threads` threads; 0 for most kernels. */
 size_t convt_workspace_bytes(const convt_kernel_t* kernel, int threads, int64_t batch);
 
-/* Computes y. Re-entrant; machine code allocates nothing unless it is refused, or a larger batch
- * than ever needs workspace of the kernel's own. Errors, before a byte is written: INVALID_ARGUMENT
- * if a pointer is missing (or one given that the layer has no use for), batch or threads are
- * negative, weights are packed for another layout, y overlaps an input, or the workspace is too
- * small or misaligned; UNSUPPORTED if batch makes a tensor of 2^40 bytes.
+/* Computes y. Re-entrant; machine code allocates nothing unless it is refused, lengths of dynamic
+ * axes are new to the kernel (it then takes some ten microseconds more), or a larger batch than
+ * ever needs workspace of the kernel's own. Errors, before a byte is written: INVALID_ARGUMENT if a
+ * pointer is missing (or one given that the layer has no use for), batch or threads are negative, a
+ * length is too short or of an axis that is not dynamic, weights are packed for another layout, y
+ * overlaps an input, or the workspace is too small or misaligned; UNSUPPORTED if batch makes a
+ * tensor of 2^40 bytes.
  */
 convt_status_t convt_run(const convt_kernel_t* kernel, const convt_run_arguments_t* arguments);
 

@@ -1,6 +1,7 @@
 // Kernel: one layer, compiled. Packs weights once, then runs from any thread.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,7 +48,9 @@ class PackedWeights {
 
 /// What one run works on. Element type and layout are the Problem's; no pointer needs an alignment.
 struct RunArguments {
-  std::int64_t batch = 1;     ///< images N; 0 does nothing
+  std::int64_t batch = 1;  ///< images N; 0 does nothing
+  /// Lengths of x along its dynamic axes, by axis; those of y follow. 0: the Problem's own.
+  std::array<std::int64_t, kMaxRank> input_lengths{};
   const void* src = nullptr;  ///< x: (N, Cin, I...) or (N, I..., Cin)
   WeightsView weights{};      ///< of Kernel::pack or pack_into; a PackedWeights converts
   /// (Cout), float32 whatever the type of x; needed when problem.bias, otherwise null.
@@ -145,12 +148,14 @@ class Kernel {
   /// Workspace that lets a run of `batch` images use `threads` threads; 0 for most kernels.
   [[nodiscard]] std::size_t workspace_bytes(int threads, std::int64_t batch = 1) const;
 
-  /// Computes y. Re-entrant; machine code allocates nothing unless it is refused, or
+  /// Computes y. Re-entrant; machine code allocates nothing unless it is refused, lengths of
+  /// dynamic axes are new to the kernel, or
   /// a larger batch than ever needs workspace of the kernel's own. Rounding and
   /// denormals are as the caller's MXCSR says, on all threads. Errors, before any byte is written:
   /// invalid_argument when a pointer is missing (or one given that the layer has no use for), batch
-  /// or threads are negative, weights are packed for another layout, y overlaps an input, or the
-  /// workspace is too small or misaligned; unsupported when batch makes a tensor of 2^40 bytes.
+  /// or threads are negative, a length is too short (or of an axis that is not dynamic), weights
+  /// are packed for another layout, y overlaps an input, or the workspace is too small or
+  /// misaligned; unsupported when batch makes a tensor of 2^40 bytes.
   Status run(const RunArguments& arguments) const;
 
   /// The machine code, as it stands in memory; empty for the interpreter.

@@ -49,6 +49,10 @@ struct Axis {
   std::int64_t crop_begin = 0;  ///< b: elements dropped at the begin of the full result
   std::int64_t output = 1;      ///< O: length of y
   std::int64_t zero_tail = 0;   ///< count of trailing positions that are exactly 0, bias not added
+  /// The length is an argument of each run: one kernel serves all of them. `input` is then the
+  /// length that the plan is chosen for (or a longer one, if it is very short), and `output` what
+  /// it gives: another I has another O, with the same O - I*S.
+  bool dynamic = false;
 
   bool operator==(const Axis&) const = default;
 
@@ -56,6 +60,13 @@ struct Axis {
   [[nodiscard]] std::int64_t effective_kernel() const { return (kernel - 1) * dilation + 1; }
   /// Length of the uncropped result, (I-1)*S + effective_kernel().
   [[nodiscard]] std::int64_t full() const { return (input - 1) * stride + effective_kernel(); }
+  /// The axis at another length.
+  [[nodiscard]] Axis with_input(std::int64_t length) const {
+    Axis axis = *this;
+    axis.output += (length - input) * stride;
+    axis.input = length;
+    return axis;
+  }
 };
 
 struct Problem {
@@ -102,6 +113,7 @@ struct Problem {
     return residual_channel_pitch ? residual_channel_pitch : out_channels;
   }
   [[nodiscard]] bool is_int8() const { return dtype == DataType::s8 || dtype == DataType::u8; }
+  [[nodiscard]] bool is_dynamic() const;  ///< whether some axis is
   [[nodiscard]] bool has_residual() const;
   /// Rows of RunArguments::parameters, each of Cout float32.
   [[nodiscard]] int parameter_rows() const;
@@ -118,14 +130,15 @@ struct Problem {
   /// "r2 ic512 oc256 g1 i4x4 k4x4 s2x2 d1x1 b1x1 o8x8 z0x0 bias0 f32 nchw xp0 yp0". Then what has
   /// not its usual value: "dst=u8" (usual: default_dst_dtype()), "math=bf16", "rp=96" (pitch of the
   /// residual), "act=leaky_relu:0.1" (input activation), "post=add,relu", "xz=128", "yz=-3" (zero
-  /// points), "ys=0.05" (dst_scale).
+  /// points), "ys=0.05" (dst_scale), "dyn=0x1" (which axes are dynamic).
   [[nodiscard]] std::string to_text() const;
 };
 
 /// Checks every field and every derived size. The message names parameter, value and axis. Errors:
 /// invalid_argument for what makes no sense (lengths below 1, crop_begin below 0, zero_tail beyond
 /// the output, channels that groups do not divide, a pitch below the channels, axes set past the
-/// rank, types that do not go together, constants that a step has not); unsupported beyond a limit
+/// rank, types that do not go together, constants that a step has not); unsupported for a zero_tail
+/// beside a dynamic axis and beyond a limit
 /// (kernel and stride 2^20, other lengths and channels 2^40, each tensor below 2^40 bytes,
 /// live_macs() in 64 bits, sums of int8 products in 32 bits).
 Status validate(const Problem& problem);
@@ -133,6 +146,12 @@ Status validate(const Problem& problem);
 /// Checks a batch for a valid Problem: not negative (invalid_argument), and the whole tensors below
 /// 2^40 bytes (unsupported).
 Status validate_batch(const Problem& problem, std::int64_t batch);
+
+/// The problem with other lengths of x along its dynamic axes; 0 stands for the one that it has.
+/// Errors: invalid_argument for a length below 1, or so short that nothing of y is left, and for
+/// another length of an axis that is not dynamic; those of validate().
+Result<Problem> with_input_lengths(const Problem& problem,
+                                   const std::array<std::int64_t, kMaxRank>& lengths);
 
 /// The Problem of a text form; it is validated. Errors: invalid_argument says which word is wrong;
 /// those of validate().

@@ -39,6 +39,27 @@ nb::object optional_step(const std::optional<EpilogueStep>& step) {
   return step ? nb::cast(step->to_text()) : nb::none();
 }
 
+/// The problem with the axes marked that `dynamic` says: None, a bool, or a sequence of them.
+Problem with_dynamic(Problem problem, nb::handle dynamic) {
+  if (dynamic.is_none()) return problem;
+  const auto flag = [](nb::handle value) {
+    if (!nb::isinstance<nb::bool_>(value))
+      raise_type("dynamic: expected None, a bool or a sequence of bools");
+    return nb::cast<bool>(value);
+  };
+  const bool is_list = !nb::isinstance<nb::bool_>(dynamic);
+  if (is_list && !PySequence_Check(dynamic.ptr()))
+    raise_type("dynamic: expected None, a bool or a sequence of bools");
+  const auto rank = static_cast<std::size_t>(problem.rank);
+  if (is_list && nb::len(dynamic) != rank) {
+    raise_value("dynamic: " + std::to_string(nb::len(dynamic)) + " values for " +
+                std::to_string(rank) + " axes");
+  }
+  for (std::size_t a = 0; a < rank; ++a)
+    problem.axes[a].dynamic = flag(is_list ? nb::object(dynamic[a]) : nb::borrow(dynamic));
+  return problem;
+}
+
 std::int32_t zero_point(const char* name, nb::handle value) {
   const std::int64_t number = integer_argument(name, value);
   if (number != static_cast<std::int32_t>(number)) {
@@ -245,6 +266,16 @@ Raises ValueError or TypeError naming the argument, NotImplementedError beyond a
                    nb::sig("def output(self) -> tuple[int, ...]"), "Spatial lengths of y.")
       .def_prop_ro("zero_tail", axes_tuple<&Axis::zero_tail>,
                    nb::sig("def zero_tail(self) -> tuple[int, ...]"))
+      .def_prop_ro(
+          "dynamic",
+          [](const Problem& p) {
+            nb::list flags;
+            for (int a = 0; a < p.rank; ++a)
+              flags.append(nb::bool_(p.axes[static_cast<std::size_t>(a)].dynamic));
+            return nb::tuple(flags);
+          },
+          nb::sig("def dynamic(self) -> tuple[bool, ...]"),
+          "Per axis, whether arrays of any length may be run (see compile).")
       .def_ro("bias", &Problem::bias)
       .def_prop_ro("layout", [](const Problem& p) { return to_string(p.layout); })
       .def_prop_ro("dtype", [](const Problem& p) { return dtype_name(p.dtype); })
@@ -419,7 +450,7 @@ are packed for another plan; MemoryError.)");
   m.def(
       "compile",
       [](const Problem& problem, const std::string& backend, bool strict, const std::string& plan,
-         const std::string& isa, nb::handle expected_batch, bool reproducible) {
+         const std::string& isa, nb::handle expected_batch, nb::handle dynamic, bool reproducible) {
         Options options;
         options.reproducible = reproducible;
         if (backend == "xbyak") {
@@ -436,13 +467,15 @@ are packed for another plan; MemoryError.)");
         options.plan = plan;
         options.isa = isa;
         options.expected_batch = integer_argument("expected_batch", expected_batch);
-        return compile_problem(problem, options);
+        return compile_problem(with_dynamic(problem, dynamic), options);
       },
       "problem"_a, nb::kw_only(), "backend"_a = "automatic", "strict"_a = false, "plan"_a = "",
-      "isa"_a = "", "expected_batch"_a.none() = 1, "reproducible"_a = false,
+      "isa"_a = "", "expected_batch"_a.none() = 1, "dynamic"_a.none() = nb::none(),
+      "reproducible"_a = false,
       nb::sig("def compile(problem: Problem, *, backend: str = 'automatic', strict: bool = False, "
-              "plan: str = '', isa: str = '', expected_batch: int = 1, reproducible: bool = False) "
-              "-> Kernel"),
+              "plan: str = '', isa: str = '', expected_batch: int = 1, "
+              "dynamic: bool | collections.abc.Sequence[bool] | None = None, "
+              "reproducible: bool = False) -> Kernel"),
       R"(The kernel of a problem: a few hundred microseconds, or below one if the process has it yet.
 
 backend: "automatic" (machine code where that is possible, else an interpreter), "xbyak" or "llvm"
@@ -451,6 +484,8 @@ strict: refuse plans that waste more than three quarters of the lanes.
 plan: the plan to use, as info.plan says it; "": convt chooses.
 isa: a target by name ("avx2", "x86-64-v4", ...); "": this machine.
 expected_batch: images that most runs will have. Any batch may be run.
+dynamic: for all axes, or per axis: run() takes x of any length, and problem.input is only what is
+    expected. None: as the problem says.
 reproducible: leave plans aside that tuning sessions have found (CONVT_TUNING_DB).
 
 The GIL is released meanwhile. Raises ValueError, NotImplementedError (no plan fits, or refused),

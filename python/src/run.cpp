@@ -115,11 +115,33 @@ PackedWeights pack_array(const Kernel& kernel, const Array& w) {
   return unwrap(std::move(packed));
 }
 
+/// What x has along the dynamic axes, if it has as many axes as the layer wants.
+static PerAxis dynamic_lengths(const Problem& problem, const Array& x) {
+  PerAxis lengths{};
+  const int batch = x.rank() - problem.rank - 1;
+  if (batch != 0 && batch != 1) return lengths;
+  const int first = batch + (problem.layout == Layout::nchw ? 1 : 0);
+  for (int a = 0; a < problem.rank; ++a) {
+    const auto i = static_cast<std::size_t>(a);
+    if (!problem.axes[i].dynamic) continue;
+    lengths[i] = x.shape()[static_cast<std::size_t>(first + a)];
+    // 0 would stand for the length that is expected.
+    if (lengths[i] == 0) raise_value("x: of length 0 along axis " + std::to_string(first + a));
+  }
+  return lengths;
+}
+
 nb::object run_arrays(const Kernel& kernel, const Array& x, nb::handle x_object,
                       const WeightsView& weights, const Operands& operands) {
-  const Problem& problem = kernel.problem();
-  const bool has_batch = x.rank() != problem.rank + 1;
-  const bool has_axes = x.rank() == problem.rank + 2;
+  const Problem& expected = kernel.problem();
+  const bool has_batch = x.rank() != expected.rank + 1;
+  const bool has_axes = x.rank() == expected.rank + 2;
+  RunArguments arguments;
+  arguments.input_lengths = dynamic_lengths(expected, x);
+  std::optional<Problem> resized;
+  if (expected.is_dynamic())
+    resized = unwrap(with_input_lengths(expected, arguments.input_lengths));
+  const Problem& problem = resized ? *resized : expected;
   const std::int64_t batch = has_axes    ? x.shape()[0]
                              : has_batch ? std::int64_t{1}
                                          : std::int64_t{-1};
@@ -128,7 +150,6 @@ nb::object run_arrays(const Kernel& kernel, const Array& x, nb::handle x_object,
   if (operands.threads < 0 || operands.threads > std::numeric_limits<int>::max()) {
     raise_value("threads: " + std::to_string(operands.threads) + " is out of range");
   }
-  RunArguments arguments;
   arguments.batch = batch < 0 ? 1 : batch;
   arguments.threads = static_cast<int>(operands.threads);
   arguments.src = x.data();

@@ -266,6 +266,33 @@ def test_bad_options():
         convt.Kernel.__new__(convt.Kernel).explain()
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_any_length(layout):
+    kernel = convt.compile(layer(layout=layout), dynamic=True)
+    assert kernel.problem.dynamic == (True, True)
+    packed = None
+    for lengths in [(5, 7), (1, 2), (9, 40), (33, 1)]:
+        problem = layer(layout=layout, input=lengths)
+        x, w = arrays(problem)
+        if packed is None:
+            weights, packed = w, kernel.pack(w)
+        y = kernel.run(x, packed)
+        assert y.shape == problem.y_shape(2)
+        fixed = convt.compile(problem)
+        np.testing.assert_allclose(y, fixed.run(x, fixed.pack(weights)), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="length 0"):
+        kernel.run(np.zeros((1, 6, 0, 4) if layout == "nchw" else (1, 0, 4, 6), "float32"), packed)
+
+
+def test_dynamic_axes_are_chosen():
+    assert convt.compile(layer(), dynamic=(False, True)).problem.dynamic == (False, True)
+    assert convt.compile(layer()).problem.dynamic == (False, False)
+    with pytest.raises(ValueError, match="dynamic: 3 values for 2 axes"):
+        convt.compile(layer(), dynamic=(True, True, True))
+    with pytest.raises(TypeError, match="dynamic"):
+        convt.compile(layer(), dynamic=1)
+
+
 def test_cache():
     convt.cache_clear()
     problem = layer(in_channels=7)

@@ -67,7 +67,7 @@ xbyak::ConstantBlock make_constant_block(const Program& program) {
   std::size_t words = program.constants.size();
   for (const program::Table& table : program.tables) {
     block.table_offset.push_back(static_cast<std::int64_t>(4 * words));
-    words += table.values.size();
+    if (!table.dynamic) words += table.values.size();  // else in the shape block
   }
   return block;
 }
@@ -105,7 +105,8 @@ Result<Code> emit_program(const Program& program, std::string symbol, int intege
   code.constants_offset = assembler.getSize();
   code.bytes.assign(assembler.getCode(), assembler.getCode() + assembler.getSize());
   append_words(code.bytes, program.constants);
-  for (const program::Table& table : program.tables) append_words(code.bytes, table.values);
+  for (const program::Table& table : program.tables)
+    if (!table.dynamic) append_words(code.bytes, table.values);
   return code;
 }
 

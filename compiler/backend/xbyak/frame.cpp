@@ -30,8 +30,9 @@ struct Candidate {
   Place* place;
   std::int32_t begin;
   std::int32_t end;
-  int depth;  ///< of its hottest use
-  int uses;   ///< at that depth
+  int depth;               ///< of its hottest use
+  int uses;                ///< at that depth
+  bool needs_slot = true;  ///< where no register is left
 };
 
 class FrameMaker {
@@ -43,6 +44,7 @@ class FrameMaker {
     frame_.counts_down.resize(program.scalars.size());
     frame_.streams.resize(linear.streams.size());
     frame_.extents.resize(stage.grid.size());
+    frame_.tables.resize(program.tables.size());
     read_.resize(program.scalars.size());
   }
 
@@ -51,6 +53,7 @@ class FrameMaker {
     place_items();
     place_coordinates();
     place_bases();
+    place_shape();
     add_streams();
     add_scalars();
     assign_registers();
@@ -70,10 +73,13 @@ class FrameMaker {
   /// Scalars whose value some instruction needs. Counters that only drive streams are not among
   /// them.
   void find_reads() {
-    for (const Stream& stream : linear_.streams) read(stream.bytes);
+    for (const Stream& stream : linear_.streams) {
+      read(stream.bytes);
+      for (const Stream::ShapeTerm& term : stream.shape_bytes) read(term.scalar);
+    }
     for (const Inst& inst : stage_.code) {
       if (inst.op == Op::loop) read(inst.trip_scalar);
-      if (inst.op == Op::if_equal) read(inst.scalar);
+      if (inst.op == Op::if_equal || inst.op == Op::mask_scalar) read(inst.scalar);
       if (inst.op != Op::let) continue;
       const Scalar& scalar = program_.scalars[inst.scalar];
       if (scalar.kind == ScalarKind::let) read(scalar.row);
@@ -88,10 +94,9 @@ class FrameMaker {
     frame_.items_left = new_slot();
     frame_.next_item = new_slot();
     for (std::size_t i = 1; i < stage_.grid.size(); ++i) {
-      if (stage_.grid[i].extent.batch_block != 0) {
-        frame_.extents[i] = new_slot();
-        needs_batch_ = true;
-      }
+      const program::Extent& extent = stage_.grid[i].extent;
+      if (extent.batch_block != 0 || extent.dynamic) frame_.extents[i] = new_slot();
+      needs_batch_ = needs_batch_ || extent.batch_block != 0;
     }
     if (needs_batch_) frame_.batch = new_slot();
   }
@@ -106,6 +111,7 @@ class FrameMaker {
 
   void place_bases() {
     for (const Stream& stream : linear_.streams) {
+      if (stream.offset_of != kNone) continue;
       const BufferKind kind = program_.buffers[stream.buffer].kind;
       if (kind == BufferKind::constants) continue;
       Place& base = frame_.bases[static_cast<std::size_t>(kind)];
@@ -113,11 +119,23 @@ class FrameMaker {
     }
   }
 
+  void place_shape() {
+    for (std::size_t id = 0; id < linear_.sums.size(); ++id) frame_.sums.push_back(new_slot());
+    for (const Inst& inst : stage_.code) {
+      if (inst.op != Op::let) continue;
+      const Scalar& scalar = program_.scalars[inst.scalar];
+      if (scalar.kind != ScalarKind::let || !program_.tables[scalar.table].dynamic) continue;
+      Place& place = frame_.tables[scalar.table];
+      if (place.kind == Place::Kind::none) place = new_slot();
+    }
+  }
+
   void add_streams() {
     for (std::size_t id = 0; id < linear_.streams.size(); ++id) {
       const Stream& stream = linear_.streams[id];
-      candidates_.push_back(
-          {&frame_.streams[id], stream.init_at, stream.last_use, stream.uses_depth, stream.uses});
+      candidates_.push_back({&frame_.streams[id], stream.init_at, stream.last_use,
+                             stream.uses_depth, stream.uses,
+                             stream.offset_of == kNone});  // an offset has the slot of its sum
     }
   }
 
@@ -171,7 +189,8 @@ class FrameMaker {
         tenants[i].push_back(&candidate);
         break;
       }
-      if (candidate.place->kind == Place::Kind::none) *candidate.place = new_slot();
+      if (candidate.place->kind == Place::Kind::none && candidate.needs_slot)
+        *candidate.place = new_slot();
     }
     for (std::size_t i = 0; i < tenants.size(); ++i) {
       if (!tenants[i].empty() && is_callee_saved(kRegisters[i])) {

@@ -33,7 +33,10 @@ struct Frame {
   /// Per ScalarId: a loop counter that only counts; its place holds the trips left.
   std::vector<bool> counts_down;
   std::array<Place, kBuffers> bases;  ///< per BufferKind: the pointer of Args
-  std::vector<Place> extents;         ///< per coordinate: slots of those that follow the batch
+  /// Per coordinate: slots of those that follow the batch or the shape.
+  std::vector<Place> extents;
+  std::vector<Place> sums;    ///< per SumId of the stage: its slot
+  std::vector<Place> tables;  ///< per TableId: slots of where the dynamic ones begin
   Place batch;
   Place items_left;
   Place next_item;  ///< decoded into the coordinates at entry

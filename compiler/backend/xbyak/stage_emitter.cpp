@@ -63,6 +63,8 @@ StageEmitter::StageEmitter(CodeGenerator& code, const program::Program& program,
       constants_(constants),
       roles_(roles),
       linear_(linearise(program, stage)),
+      shape_(make_shape_layout(program)),
+      stage_index_(static_cast<std::size_t>(&stage - program.stages.data())),
       frame_(make_frame(program, stage, linear_, integer_registers)) {}
 
 std::string StageEmitter::emit() {
@@ -113,6 +115,48 @@ void StageEmitter::emit_args() {
     code_.mov(accumulator, code_.ptr[arg_args + kArgsOffset[kind]]);
     code_.mov(slot(frame_.bases[kind]), accumulator);
   }
+  emit_shape();
+}
+
+/// What the stage needs of the shape block: extents, sums of strides and where tables begin.
+void StageEmitter::emit_shape() {
+  const Reg64 block = code_.rcx;
+  bool is_loaded = false;
+  const auto load = [&](std::int32_t word) {
+    if (!is_loaded) code_.mov(block, code_.ptr[arg_args + offsetof(Args, shape)]);
+    is_loaded = true;
+    code_.mov(accumulator, code_.ptr[block + 8 * word]);
+  };
+  const std::vector<std::int32_t>& extents = shape_.extents[stage_index_];
+  for (std::size_t i = 1; i < extents.size(); ++i) {
+    if (extents[i] < 0) continue;
+    load(extents[i]);
+    code_.mov(slot(frame_.extents[i]), accumulator);
+  }
+  for (std::size_t id = 0; id < linear_.sums.size(); ++id) {
+    bool is_first = true;
+    for (const program::ShapeSum::Term& term : linear_.sums[id].terms) {
+      load(term.word);
+      if (is_int32(term.factor)) {
+        code_.imul(accumulator, accumulator, static_cast<int>(term.factor));
+      } else {
+        emit_move(product, term.factor);
+        code_.imul(accumulator, product);
+      }
+      if (is_first) {
+        code_.mov(slot(frame_.sums[id]), accumulator);
+      } else {
+        code_.add(slot(frame_.sums[id]), accumulator);
+      }
+      is_first = false;
+    }
+  }
+  for (std::size_t id = 0; id < frame_.tables.size(); ++id) {
+    if (frame_.tables[id].kind == Place::Kind::none) continue;
+    load(shape_.tables[id]);
+    code_.add(accumulator, block);
+    code_.mov(slot(frame_.tables[id]), accumulator);
+  }
 }
 
 /// ceil(batch / block) of the coordinates that follow the batch.
@@ -142,7 +186,7 @@ void StageEmitter::emit_decode() {
       continue;
     }
     code_.xor_(code_.edx, code_.edx);
-    if (coordinate.extent.batch_block == 0) {
+    if (frame_.extents[i].kind == Place::Kind::none) {
       code_.mov(code_.rcx, static_cast<std::uint64_t>(coordinate.extent.constant));
     } else {
       emit_move(code_.rcx, frame_.extents[i]);
@@ -172,7 +216,7 @@ void StageEmitter::emit_increment(std::size_t i, Label& item) {
   emit_move(accumulator, place);
   code_.inc(accumulator);
   code_.mov(slot(place), accumulator);
-  if (extent.batch_block != 0) {
+  if (frame_.extents[i].kind != Place::Kind::none) {
     code_.cmp(accumulator, slot(frame_.extents[i]));
   } else {
     code_.cmp(accumulator, static_cast<std::uint32_t>(extent.constant));
@@ -220,6 +264,9 @@ std::int32_t StageEmitter::emit_instruction(std::int32_t at) {
       break;
     case Op::let:
       emit_let(inst(at));
+      break;
+    case Op::mask_scalar:
+      emit_mask_scalar(inst(at));
       break;
     case Op::comment:
       roles_.push_back(
@@ -335,9 +382,14 @@ void StageEmitter::emit_table_look_up(const Scalar& scalar, const Reg64& value) 
     return;
   }
   const std::int64_t row_bytes = 4 * std::int64_t{program_.tables[scalar.table].columns};
-  const std::int64_t at =
-      constants_.table_offset[scalar.table] + scalar.row.constant * row_bytes + column_bytes;
-  code_.lea(accumulator, code_.ptr[code_.rip + constants_.begin + at]);
+  const std::int64_t at = scalar.row.constant * row_bytes + column_bytes;
+  if (program_.tables[scalar.table].dynamic) {
+    emit_move(accumulator, frame_.tables[scalar.table]);
+    emit_add(accumulator, at);
+  } else {
+    const std::int64_t begin = constants_.table_offset[scalar.table];
+    code_.lea(accumulator, code_.ptr[code_.rip + constants_.begin + (begin + at)]);
+  }
   emit_add_terms(accumulator, scalar.row, row_bytes);
   code_.movsxd(value, code_.dword[accumulator]);
   hold_row(scalar);
@@ -352,6 +404,16 @@ void StageEmitter::emit_batch_count(const Scalar& scalar, const Reg64& value) {
   code_.cmp(accumulator, product);
   code_.cmovg(accumulator, product);
   if (value.getIdx() != accumulator.getIdx()) code_.mov(value, accumulator);
+}
+
+void StageEmitter::emit_mask_scalar(const Inst& inst) {
+  const Place place = place_of(inst.scalar);
+  const Xbyak::Opmask mask(inst.dst);
+  if (place.kind == Place::Kind::gpr) {
+    code_.kmovw(mask, Reg64(place.index).cvt32());
+  } else {
+    code_.kmovw(mask, code_.word[stack + 8 * place.index]);
+  }
 }
 
 void StageEmitter::emit_vector_instruction(std::int32_t at) {
@@ -381,8 +443,13 @@ void StageEmitter::emit_stream_inits(std::int32_t at) {
 
 void StageEmitter::emit_stream_init(StreamId id) {
   const Stream& stream = linear_.streams[id];
-  const BufferKind kind = program_.buffers[stream.buffer].kind;
   const Place place = frame_.streams[id];
+  if (stream.offset_of != kNone) {
+    if (place.kind == Place::Kind::gpr)
+      emit_move(Reg64(place.index), frame_.sums[stream.offset_of]);
+    return;
+  }
+  const BufferKind kind = program_.buffers[stream.buffer].kind;
   const bool direct = place.kind == Place::Kind::gpr;
   const Reg64 target = direct ? Reg64(place.index) : accumulator;
   if (kind == BufferKind::constants) {
@@ -391,6 +458,12 @@ void StageEmitter::emit_stream_init(StreamId id) {
     emit_move(target, frame_.bases[static_cast<std::size_t>(kind)]);
   }
   emit_add_terms(target, stream.bytes, 1);
+  for (const Stream::ShapeTerm& term : stream.shape_bytes) {
+    if (place_of(term.scalar).kind == Place::Kind::zero) continue;
+    emit_move(product, place_of(term.scalar));
+    code_.imul(product, slot(frame_.sums[term.sum]));
+    code_.add(target, product);
+  }
   emit_add(target, stream.bytes.constant);
   if (direct) return;
   code_.mov(slot(place), target);
@@ -407,10 +480,19 @@ void StageEmitter::emit_steps(std::int32_t at) {
 void StageEmitter::emit_step(const StreamStep& step) {
   const Place place = frame_.streams[step.stream];
   with(place, [&](const auto& pointer) { emit_add(pointer, step.bytes); });
-  if (step.rewind_trip != kNone) {
+  if (step.sum != kNone) {
+    emit_move(product, frame_.sums[step.sum]);
+    with(place, [&](const auto& pointer) { code_.add(pointer, product); });
+  }
+  if (step.rewind_trip != kNone && step.rewind != 0) {
     emit_trips_made(step.rewind_trip);
     emit_scale_product(-step.rewind);
     with(place, [&](const auto& pointer) { code_.add(pointer, product); });
+  }
+  if (step.rewind_sum != kNone) {
+    emit_trips_made(step.rewind_trip);
+    code_.imul(product, slot(frame_.sums[step.rewind_sum]));
+    with(place, [&](const auto& pointer) { code_.sub(pointer, product); });
   }
   if (held_ == step.stream) hold_nothing();
 }
@@ -429,6 +511,7 @@ bool StageEmitter::may_be_negative(ScalarId id) const {
   const Scalar& scalar = program_.scalars[id];
   if (scalar.kind != ScalarKind::let) return false;
   const program::Table& table = program_.tables[scalar.table];
+  if (table.dynamic) return false;  // trips are not: each specialisation is verified
   for (std::size_t at = scalar.column; at < table.values.size(); at += table.columns) {
     if (table.values[at] < 0) return true;
   }
@@ -443,6 +526,14 @@ Address StageEmitter::memory_operand(std::int32_t at) {
     return frame[code_.rip + constants_.begin + mem.displacement];
   }
   const Reg64 base = pointer(mem.stream);
+  if (mem.offset != kNone) {
+    const Place held = mem.offset_stream == kNone ? Place{} : frame_.streams[mem.offset_stream];
+    const bool in_register = held.kind == Place::Kind::gpr;
+    if (!in_register) emit_move(product, frame_.sums[mem.offset]);
+    const Reg64 index = in_register ? Reg64(held.index) : product;
+    return frame[base + index * mem.scale +
+                 Xbyak::RegExp(static_cast<std::size_t>(mem.displacement))];
+  }
   return frame[base + Xbyak::RegExp(static_cast<std::size_t>(mem.displacement))];
 }
 

@@ -24,6 +24,7 @@
 #include "compiler/backend/xbyak/frame.hpp"
 #include "compiler/program/linear.hpp"
 #include "compiler/program/program.hpp"
+#include "compiler/program/shape.hpp"
 
 namespace convt::xbyak {
 
@@ -55,6 +56,7 @@ class StageEmitter {
   void emit_entry(Xbyak::Label& done);
   void emit_args();
   void emit_extents();
+  void emit_shape();
   void emit_decode();
   void emit_next_item(Xbyak::Label& item, Xbyak::Label& done);
   void emit_increment(std::size_t coordinate, Xbyak::Label& item);
@@ -72,6 +74,7 @@ class StageEmitter {
   void emit_table_look_up(const program::Scalar& scalar, const Xbyak::Reg64& value);
   void emit_batch_count(const program::Scalar& scalar, const Xbyak::Reg64& value);
   void emit_vector_instruction(std::int32_t at);
+  void emit_mask_scalar(const program::Inst& inst);
 
   // Streams.
   void emit_stream_inits(std::int32_t at);
@@ -121,6 +124,8 @@ class StageEmitter {
   const ConstantBlock& constants_;
   std::vector<Code::Role>& roles_;
   program::LinearStage linear_;
+  program::ShapeLayout shape_;
+  std::size_t stage_index_;
   Frame frame_;
   std::vector<OpenLoop> loops_;
   std::vector<Xbyak::Label> ifs_;
