@@ -243,15 +243,18 @@ Status Compilation::try_candidates() {
 }
 
 /// Where the estimates were wrong for every candidate: plans for fewer registers have smaller
-/// tiles, and so less code.
+/// tiles, and so less code. Without mask registers it may be masks that found no place.
 Status Compilation::try_smaller_tiles(Status refusal) {
-  for (const int quarters : {3, 2}) {
+  constexpr int kForMasks = 3;
+  const int all = key_.target.vector_registers;
+  for (const int registers : {all - kForMasks, all * 3 / 4, all / 2}) {
     if (refusal.ok() || refusal.error().code != ErrorCode::unsupported) break;
+    if (registers == all - kForMasks && key_.target.mask_registers != 0) continue;
     Target smaller = key_.target;
-    smaller.vector_registers = smaller.vector_registers * quarters / 4;
+    smaller.vector_registers = registers;
     candidates_.clear();
     if (!choose_candidates(smaller).ok()) break;
-    if (Status status = try_candidates(); status.ok() || quarters == 2) return status;
+    refusal = try_candidates();
   }
   return refusal;
 }

@@ -272,7 +272,7 @@ TEST_F(CliTest, BadCommandLinesAreRefused) {
   expect_refused({"run"}, {"--layer"});
   expect_refused({"run", "--layer", kLayer, "--layout", "chwn"}, {"--layout", "chwn"});
   expect_refused({"run", "--layer", kLayer, "--dtype", "f64"}, {"--dtype", "f64"});
-  expect_refused({"run", "--layer", kLayer, "--backend", "llvm"}, {"--backend", "llvm"});
+  expect_refused({"run", "--layer", kLayer, "--backend", "cuda"}, {"--backend", "llvm"});
   expect_refused({"run", "--layer", kLayer, "--threads", "0"}, {"--threads", "0"});
   expect_refused({"run", "--layer", kLayer, "--threads", "many"}, {"--threads", "many"});
   expect_refused({"run", "--layer", kLayer, "--nonsense"}, {"--nonsense"});

@@ -794,7 +794,7 @@ std::string refusal(const std::function<void(Program&, std::vector<Inst>&)>& dam
 TEST(Interpreter, DamagedProgramsAreRefused) {
   using Code = std::vector<Inst>;
   EXPECT_EQ(refusal([](Program&, Code&) {}), "no error");
-  EXPECT_THAT(refusal([](Program& p, Code&) { p.lanes = 4; }), HasSubstr("lanes"));
+  EXPECT_THAT(refusal([](Program& p, Code&) { p.lanes = 5; }), HasSubstr("lanes"));
   EXPECT_THAT(refusal([](Program& p, Code&) { p.buffers[0].axes = 7; }), HasSubstr("axes"));
   EXPECT_THAT(refusal([](Program& p, Code&) { p.addresses[0].buffer = 99; }),
               HasSubstr("an address names no buffer"));

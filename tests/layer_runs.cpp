@@ -128,7 +128,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-std::string interpret_layer(const program::Program& program, const Plan& plan, LayerData& data) {
+std::string run_program(const program::Program& program, const Plan& plan, LayerData& data,
+                        const std::function<std::string(const ProgramMemory&)>& run_stages) {
   const PackedLayout layout = make_packed_layout(data.problem, plan);
   std::vector<float> packed(static_cast<std::size_t>(layout.elements()));
   const Elements weights(weights_dtype(data.problem.dtype), data.weights);
@@ -141,24 +142,47 @@ std::string interpret_layer(const program::Program& program, const Plan& plan, L
   std::vector<float> staged_src = scratch(program::BufferKind::staged_src);
   std::vector<float> staged_dst = scratch(program::BufferKind::staged_dst);
   const RunArguments run = data.arguments({});
-  const Args args{.src = run.src,
-                  .weights = packed.data(),
-                  .bias = run.bias,
-                  .dst = run.dst,
-                  .workspace = workspace.data(),
-                  .batch = data.batch,
-                  .staged_src = staged_src.data(),
-                  .staged_dst = staged_dst.data(),
-                  .residual = run.residual,
-                  .parameters = run.parameters,
-                  .input_parameters = run.input_parameters};
-  for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
-    const std::int64_t items = program::item_count(program.stages[stage], data.batch);
-    const Status status = program::interpret(program, static_cast<int>(stage), args, 0, items);
-    if (!status.ok()) return "interpreter: " + status.error().message;
-  }
+  ProgramMemory memory;
+  memory.args = {.src = run.src,
+                 .weights = packed.data(),
+                 .bias = run.bias,
+                 .dst = run.dst,
+                 .workspace = workspace.data(),
+                 .batch = data.batch,
+                 .staged_src = staged_src.data(),
+                 .staged_dst = staged_dst.data(),
+                 .residual = run.residual,
+                 .parameters = run.parameters,
+                 .input_parameters = run.input_parameters};
+  const auto floats = [](const std::vector<float>& values) { return 4 * values.size(); };
+  const auto elements = [](DataType type, const std::vector<float>& values) {
+    return static_cast<std::size_t>(element_bytes(type)) * values.size();
+  };
+  memory.bytes = {elements(data.problem.dtype, data.src),
+                  floats(packed),
+                  floats(data.bias),
+                  elements(data.problem.dst_dtype, data.dst),
+                  floats(workspace),
+                  floats(staged_src),
+                  floats(staged_dst),
+                  elements(data.problem.dst_dtype, data.residual),
+                  floats(data.parameters),
+                  floats(data.input_parameters)};
+  std::string failure = run_stages(memory);
   data.take_dst();
-  return "";
+  return failure;
+}
+
+std::string interpret_layer(const program::Program& program, const Plan& plan, LayerData& data) {
+  return run_program(program, plan, data, [&](const ProgramMemory& memory) -> std::string {
+    for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
+      const std::int64_t items = program::item_count(program.stages[stage], data.batch);
+      const Status status =
+          program::interpret(program, static_cast<int>(stage), memory.args, 0, items);
+      if (!status.ok()) return "interpreter: " + status.error().message;
+    }
+    return "";
+  });
 }
 
 Machine::Machine(const Target& target, Backend backend)

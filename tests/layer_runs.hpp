@@ -3,6 +3,7 @@
 // threads.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 
 #include "compiler/backend/llvm/llvm_backend.hpp"
 #include "compiler/plan/plan.hpp"
+#include "compiler/program/abi.hpp"
 #include "compiler/program/program.hpp"
 #include "compiler/target/target.hpp"
 #include "runtime/compile.hpp"
@@ -40,6 +42,17 @@ std::string check_result(const LayerData& data);
 
 /// Whether two results of one layer are the same bits.
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b);
+
+/// What a Program works on: its arguments, and how many bytes each of their pointers has, in the
+/// order of Args.
+struct ProgramMemory {
+  Args args;
+  std::array<std::size_t, 10> bytes{};
+};
+
+/// Calls run(memory) for a Program of `plan` on data, whose dst is then what was written.
+std::string run_program(const program::Program& program, const Plan& plan, LayerData& data,
+                        const std::function<std::string(const ProgramMemory&)>& run);
 
 /// All stages of an allocated Program of `plan` on data; writes data.dst.
 std::string interpret_layer(const program::Program& program, const Plan& plan, LayerData& data);

@@ -531,6 +531,22 @@ double reread_cycles(const CostFacts& facts, const Target& target, double passes
          (cached ? kL3ReadBytesPerCycle : kMemoryReadBytesPerCycle);
 }
 
+/// Channels first without a panel, vectors of less than a cache line: neighbouring tiles share the
+/// lines of their inputs, if they are still in L1 when the next tile comes. What was prefetched for
+/// tiles further on must stay there even longer.
+double shared_lines_step(const CostFacts& facts, const Target& target, const Plan& plan,
+                         double lines, bool far_input, double prefetched) {
+  const std::int64_t plane = facts.problem.input_spatial() * 4;
+  const bool conflict = plane % 4096 == 0 && facts.problem.ic_per_group() >= 16;
+  const double rows = static_cast<double>(facts.problem.ic_per_group()) * lines * kLineBytes;
+  const bool stays = !conflict && rows < 0.5 * static_cast<double>(target.l1_bytes);
+  const double fresh = std::min(1.0, 4.0 * tile_width(plan) / (lines * kLineBytes));
+  const double first =
+      (far_input ? kFarInputLine : kL2InputLine) * (plan.prefetch && !conflict ? prefetched : 1);
+  const double prefetch = plan.prefetch ? 1 / kLoadsPerCycle : 0;
+  return lines * (fresh * first + (1 - fresh) * (stays ? 0 : kL2InputLine)) + prefetch;
+}
+
 PlaneCosts plane_costs(const CostFacts& facts, const Target& target, const Plan& plan) {
   PlaneCosts costs;
   if (facts.problem.layout == Layout::nhwc) {
@@ -562,7 +578,10 @@ PlaneCosts plane_costs(const CostFacts& facts, const Target& target, const Plan&
   }
   // Tiles of all output channels read each line once: prefetching hides most of what that takes.
   const bool single_pass = space && plan.channels >= facts.problem.oc_per_group();
-  if (plan.prefetch) costs.input_step *= single_pass ? kPrefetched : kPrefetchedAgain;
+  const double prefetched = single_pass ? kPrefetched : kPrefetchedAgain;
+  if (plan.prefetch) costs.input_step *= prefetched;
+  if (plan.lanes < 16 && !plan.panel)
+    costs.input_step = shared_lines_step(facts, target, plan, lines, far_input, prefetched);
   if (facts.problem.ic_per_group() < 8)
     costs.input_step = 0;  // the tile's next rows find their lines in L1
   const bool cached_output =
@@ -711,6 +730,12 @@ double copy_pixel_cycles(const CostFacts& facts, const Plan& plan) {
   return kLoopCycles + vectors * (kPanelPixel / 2 + split + far);
 }
 
+/// Channel lanes mask a tail of channels; channels first, some borders, too. Where a plan with so
+/// many accumulators that those do not fit is refused, the next one is tried.
+bool has_few_masks(const CostFacts& facts, const Plan& plan) {
+  return plan.family == Family::channel_lanes && facts.problem.oc_per_group() % plan.lanes == 0;
+}
+
 /// An image's share of tiles of plan.images images.
 PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const Plan& plan,
                              const Tiling& tiling) {
@@ -739,7 +764,7 @@ PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const
       bodies.push_back(count_body(facts, target, plan, rows.products, body));
       const BodyCounts& counts = bodies.back();
       // Without mask registers, masks and the temporaries of merging take vector registers.
-      const int for_masks = target.mask_registers == 0 ? 3 : 0;
+      const int for_masks = target.mask_registers == 0 && !has_few_masks(facts, plan) ? 3 : 0;
       // Without dot products, the halves of words that legalise() multiplies.
       const int for_parts = plan.products == Products::int8 && !target.dot_u8s8 ? 6 : 0;
       cost.vector_registers =

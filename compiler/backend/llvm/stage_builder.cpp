@@ -33,6 +33,10 @@ constexpr std::array<std::size_t, program::kBufferKinds - 1> kArgsOffset = {
     offsetof(Args, staged_dst), offsetof(Args, residual),
     offsetof(Args, parameters), offsetof(Args, input_parameters)};
 
+bool is_fixed_shuffle(Op op) {
+  return (op >= Op::unpack_lo32 && op <= Op::unpack_hi64) || op == Op::shuffle128;
+}
+
 llvm::Function* make_function(llvm::Module& module, const std::string& symbol) {
   llvm::LLVMContext& context = module.getContext();
   llvm::Type* pointer = llvm::PointerType::getUnqual(context);
@@ -324,14 +328,15 @@ llvm::Value* StageBuilder::batch_count(const Scalar& info) {
   return ir_.CreateSelect(ir_.CreateICmpSLT(left, b), left, b);
 }
 
-/// Begins a new block before an instruction that loads what this block has loaded already.
-/// Selection goes block by block and would make one load of the two, and so keep a register in use
-/// for as long as the Program, which loads again, does not. It also takes longer, the longer a
-/// block is.
+/// Begins a new block where selection, which goes block by block, would do more than translate. Of
+/// two loads of one place it would make one, and so keep a register in use for as long as the
+/// Program, which loads again, does not. Shuffles of shuffles it would try to combine, at great
+/// length. It also takes longer, the longer a block is.
 void StageBuilder::separate(std::int32_t at) {
   constexpr int kMostInstructions = 128;
   const auto forget = [this] {
     loaded_.clear();
+    shuffled_.clear();
     built_ = 0;
     loaded_in_ = ir_.GetInsertBlock();
   };
@@ -340,13 +345,16 @@ void StageBuilder::separate(std::int32_t at) {
   const program::LinearStage::Operand& mem = linear_.operands[static_cast<std::size_t>(at)];
   const bool loads = reads_memory(in);
   const std::tuple key(mem.stream, mem.displacement, is_element_access(in));
-  if (++built_ > kMostInstructions || (loads && loaded_.count(key) != 0)) {
+  const bool shuffles = is_fixed_shuffle(in.op);
+  const bool again = shuffles && (shuffled_.count(in.a) != 0 || shuffled_.count(in.b) != 0);
+  if (++built_ > kMostInstructions || again || (loads && loaded_.count(key) != 0)) {
     llvm::BasicBlock* next = new_block("next");
     ir_.CreateBr(next);
     ir_.SetInsertPoint(next);
     forget();
   }
   if (loads) loaded_.insert(key);
+  if (shuffles) shuffled_.insert(in.dst);
 }
 
 void StageBuilder::build_vector_instruction(std::int32_t at) {

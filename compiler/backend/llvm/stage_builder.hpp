@@ -102,6 +102,7 @@ class StageBuilder {
   std::vector<llvm::BasicBlock*> ifs_;
   std::size_t next_stream_ = 0;
   std::set<std::tuple<program::StreamId, std::int32_t, bool>> loaded_;  ///< in this block
+  std::set<program::Reg> shuffled_;  ///< likewise: results of shuffles
   llvm::BasicBlock* loaded_in_ = nullptr;
   int built_ = 0;  ///< instructions in this block
   std::string error_;
