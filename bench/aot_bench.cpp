@@ -2,7 +2,7 @@
 // twice, in one process, in turn, on the same tensors. The archive comes as a shared library:
 //
 //     convt compile --layers bench/layers/real.jsonl -o kernels.a --header kernels.h
-//     cc -shared -Wl,--whole-archive kernels.a -o kernels.so
+//     cc -shared -o kernels.so -Wl,--whole-archive kernels.a -Wl,--no-whole-archive
 //     aot_bench --layers bench/layers/real.jsonl --library ./kernels.so
 //
 // Times are the thread's CPU time. Exit status: 0 well, 2 bad input.
