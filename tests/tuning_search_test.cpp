@@ -91,11 +91,32 @@ TEST(TuningRace, EqualPlansRarelySeemFaster) {
 TEST(TuningRace, ConfirmationsHoldTheirLevel) {
   int outside = 0;
   for (std::uint64_t seed = 0; seed < 1000; ++seed) {
-    const Confirmation result = confirm(noisy_pairs(0.97, 0.01, seed), nullptr, nullptr);
+    const auto ready = [] { return ok_status(); };
+    const Confirmation result =
+        confirm(noisy_pairs(0.97, 0.01, seed), ready, nullptr, nullptr).value();
     const double truth = std::log(0.97);
     outside += result.low > truth || result.high < truth ? 1 : 0;
   }
   EXPECT_LE(outside, 25);  // 10 expected; the interval may end when it is narrow
+}
+
+/// Where plans lie in memory changes their times: intervals have to know it.
+TEST(TuningRace, ConfirmationsCountEachRoundOnce) {
+  int faster = 0;
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    std::mt19937_64 random(seed);
+    std::normal_distribution<double> places(0, 0.01), noise(0, 0.001);
+    double place = 0;
+    const auto ready = [&] {
+      place = places(random);
+      return ok_status();
+    };
+    const Pairs next = [&]() -> std::array<double, 2> {
+      return {std::exp(noise(random)), std::exp(place + noise(random))};
+    };
+    faster += confirm(next, ready, nullptr, nullptr).value().high < 0 ? 1 : 0;
+  }
+  EXPECT_LE(faster, 7);  // 1.5 expected
 }
 
 TEST(TuningRace, Stops) {
@@ -353,10 +374,11 @@ TEST(TuningSearch, GoesOnWhereItStopped) {
   const Result<SearchResult> result = search(again, second, fresh, options);
   ASSERT_TRUE(succeeded(result));
   EXPECT_EQ(trials.back().step, 25);
-  // Known plans run again only as incumbents: first, and when they are confirmed.
-  int repeated = 0;
-  for (const std::string& plan : second.challenges) repeated += known.count(plan) ? 1 : 0;
-  EXPECT_LE(repeated, 4);
+  // Known plans run again only as incumbents, and when they are confirmed.
+  std::set<std::string> repeated;
+  for (const std::string& plan : second.challenges)
+    if (known.count(plan) != 0) repeated.insert(plan);
+  EXPECT_LE(repeated.size(), 2U);
 }
 
 TEST(TuningSearch, ErrorsOfTheDatabaseEndIt) {

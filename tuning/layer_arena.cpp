@@ -86,10 +86,14 @@ Status LayerArena::challenge(const std::string& plan) {
     // The verifier's refusals are defects of the lowering, but such a plan never runs.
     return Error{ErrorCode::unsupported, kernel.error().message};
   }
+  // While the old weights still hold their place: equal times in one place are not equal ones.
+  constexpr std::size_t kPage = 4096, kMostPages = 64;
+  std::vector<char> gap(kPage * (1 + random_() % kMostPages) + 64 * (random_() % 64));
   Result<PackedWeights> weights = buffers_.pack(*kernel);
   if (!weights.ok()) return Error{ErrorCode::unsupported, weights.error().message};
   challenger_.kernel = std::move(*kernel);
   challenger_.weights = std::move(*weights);
+  challenger_.gap = std::move(gap);
   points_.poison(buffers_);
   Status status = challenger_.kernel->run(buffers_.arguments(challenger_.weights, threads_));
   if (!status.ok()) return Error{ErrorCode::unsupported, status.error().message};

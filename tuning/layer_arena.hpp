@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,7 @@ class LayerArena final : public Arena {
   struct Side {
     std::optional<Kernel> kernel;
     PackedWeights weights;
+    std::vector<char> gap{};  ///< moves the weights to another place each time
   };
   void run(const Side& side);
 
@@ -60,6 +62,7 @@ class LayerArena final : public Arena {
   Runtime& runtime_;
   measuring::LayerBuffers& buffers_;
   ReferencePoints points_;
+  std::mt19937_64 random_{1};
   Side incumbent_, challenger_;
   std::function<void()> run_incumbent_, run_challenger_;
   std::optional<measuring::PairSampler> sampler_;

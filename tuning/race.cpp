@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "measuring/measure.hpp"
@@ -14,7 +15,8 @@ constexpr std::array<int, 9> kLooks{2, 3, 4, 6, 9, 13, 19, 28, 40};
 constexpr double kFasterLevel = 0.01 / kLooks.size();
 constexpr double kSlowerLevel = 0.1;
 constexpr double kPlainlySlower = 0.08;
-constexpr int kLeastPairs = 15, kMostPairs = 80, kHurriedPairs = 6;
+constexpr std::size_t kLeastRounds = 6, kMostRounds = 10, kHurriedRounds = 4;
+constexpr int kPairsARound = 8, kHurriedPairs = 3;
 constexpr double kNarrow = 0.004;  // half the width of a confirmation's interval
 
 class Sample {
@@ -32,6 +34,19 @@ class Sample {
  private:
   std::vector<double> incumbent_, challenger_, logs_;
 };
+
+struct Mean {
+  double mean = 0;
+  double error = 0;  ///< its standard error
+};
+
+Mean mean_of(const std::vector<double>& values) {
+  const auto count = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
+  double squares = 0;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return {mean, std::sqrt(squares / (count - 1) / count)};
+}
 
 /// What a look says; stopped: nothing yet.
 Verdict look(const std::vector<double>& logs, const TrimmedMean& mean, double least_gain) {
@@ -69,27 +84,38 @@ RaceResult race(const Pairs& next, const RaceOptions& options) {
   return result;
 }
 
-Confirmation confirm(const Pairs& next, const std::function<bool()>& stop,
-                     const std::function<bool()>& hurry) {
-  Sample sample;
+Result<Confirmation> confirm(const Pairs& next, const std::function<Status()>& begin_round,
+                             const std::function<bool()>& stop,
+                             const std::function<bool()>& hurry) {
+  Sample all;
+  std::vector<double> means;
   Confirmation result;
-  while (sample.pairs() < kMostPairs) {
-    if (stop && stop()) {
-      result.stopped = true;
-      return result;
+  while (means.size() < kMostRounds) {
+    if (Status status = begin_round(); !status.ok()) return status.error();
+    Sample round;
+    while (round.pairs() < (hurry && hurry() ? kHurriedPairs : kPairsARound)) {
+      if (stop && stop()) {
+        result.stopped = true;
+        return result;
+      }
+      const std::array<double, 2> times = next();
+      round.add(times);
+      all.add(times);
     }
-    sample.add(next());
+    means.push_back(trimmed_mean(round.logs()).mean);
     const bool hurries = hurry && hurry();
-    if (sample.pairs() < (hurries ? kHurriedPairs : kLeastPairs)) continue;
-    const TrimmedMean mean = trimmed_mean(sample.logs());
-    result.low = mean.bound((1 - kConfidence) / 2);
-    result.high = mean.bound((1 + kConfidence) / 2);
+    if (means.size() < (hurries ? kHurriedRounds : kLeastRounds)) continue;
+    const Mean mean = mean_of(means);
+    const double half =
+        student_quantile((1 + kConfidence) / 2, static_cast<int>(means.size()) - 1) * mean.error;
     result.log_ratio = mean.mean;
-    if ((result.high - result.low) / 2 < kNarrow || hurries) break;
+    result.low = mean.mean - half;
+    result.high = mean.mean + half;
+    if (half < kNarrow || hurries) break;
   }
-  result.pairs = sample.pairs();
-  result.incumbent_ms = sample.incumbent_ms();
-  result.challenger_ms = sample.challenger_ms();
+  result.pairs = all.pairs();
+  result.incumbent_ms = all.incumbent_ms();
+  result.challenger_ms = all.challenger_ms();
   return result;
 }
 

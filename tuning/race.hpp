@@ -7,12 +7,16 @@
 //   faster  the gain is at least `least_gain` by estimate and above 0 at the level of 1%, shared
 //           among the looks (Bonferroni)
 //   even    neither after the last look
-// Whoever wins all races meets the model's plan again in confirm(), whose interval is that of fresh
-// measurements: choosing the best of many makes it look better than it is.
+// Whoever wins all races meets the model's plan again in confirm(): choosing the best of many makes
+// it look better than it is. There each round has both plans' weights in other memory, because
+// where they lie (cache sets, pages) changes times by as much as a percent or two and no number of
+// pairs in one place averages that out. The interval is that of the rounds' means.
 #pragma once
 
 #include <array>
 #include <functional>
+
+#include <convt/result.hpp>
 
 namespace convt::tuning {
 
@@ -49,9 +53,9 @@ struct Confirmation {
 
 inline constexpr double kConfidence = 0.99;  ///< of the interval
 
-/// Measures until the interval is narrow, at least 15 pairs, at most 80. `hurry` ends it after
-/// 6.
-Confirmation confirm(const Pairs& next, const std::function<bool()>& stop,
-                     const std::function<bool()>& hurry);
+/// Measures 6 to 10 rounds, until the interval is narrow. `begin_round` makes both plans ready
+/// anew. `hurry` ends it after 4 rounds, of fewer pairs. Errors: of begin_round.
+Result<Confirmation> confirm(const Pairs& next, const std::function<Status()>& begin_round,
+                             const std::function<bool()>& stop, const std::function<bool()>& hurry);
 
 }  // namespace convt::tuning

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "measuring/measure.hpp"
 #include "tuning/race.hpp"
 #include "tuning/statistics.hpp"
 
@@ -73,6 +74,7 @@ class Search {
   Status report(Trial trial);
   void learn(const Option& option, double log_ratio);
   Result<SearchResult> conclude();
+  Result<SearchResult> time_of_model(SearchResult result);
 
   const SearchInput& input_;
   Arena& arena_;
@@ -247,6 +249,16 @@ Status Search::try_option(std::size_t index) {
   return report(std::move(trial));
 }
 
+/// No plan was faster: the result has the model's, and how long it takes.
+Result<SearchResult> Search::time_of_model(SearchResult result) {
+  if (Status status = arena_.challenge(result.plan); !status.ok()) return status.error();
+  arena_.promote();
+  std::vector<double> times;
+  for (int i = 0; i < 5; ++i) times.push_back(arena_.sample()[0]);
+  result.model_us = result.time_us = measuring::median(times) * 1e3;
+  return result;
+}
+
 /// The incumbent against the model's plan, anew.
 Result<SearchResult> Search::conclude() {
   const auto stop = [this] { return options_.stop && options_.stop(); };
@@ -258,25 +270,26 @@ Result<SearchResult> Search::conclude() {
     result.stopped = true;
     return result;
   }
-  if (Status status = arena_.challenge(result.plan); !status.ok()) return status.error();
-  arena_.promote();
-  const bool is_models = incumbent_ == result.plan;
-  if (Status status = arena_.challenge(incumbent_); !status.ok()) return status.error();
-  const auto hurry = [&] { return is_models || (options_.time_left && options_.time_left() < 0); };
-  const Confirmation confirmed = confirm([this] { return arena_.sample(); }, stop, hurry);
-  if (confirmed.stopped) {
-    result.stopped = true;
-    return result;
-  }
-  result.model_us = confirmed.incumbent_ms * 1e3;
-  result.time_us = result.model_us;
+  if (incumbent_ == result.plan) return time_of_model(std::move(result));
+  const std::string model = result.plan;
+  const auto begin_round = [&]() -> Status {
+    if (Status status = arena_.challenge(model); !status.ok()) return status;
+    arena_.promote();
+    return arena_.challenge(incumbent_);
+  };
+  const auto hurry = [&] { return options_.time_left && options_.time_left() < 0; };
+  const Result<Confirmation> confirmed =
+      confirm([this] { return arena_.sample(); }, begin_round, stop, hurry);
+  if (!confirmed.ok()) return time_of_model(std::move(result));  // it fails now: never use it
+  result.stopped = confirmed->stopped;
+  result.model_us = result.time_us = confirmed->incumbent_ms * 1e3;
   // Above 0 only the model's plan is safe.
-  if (is_models || confirmed.high >= 0) return result;
+  if (confirmed->stopped || confirmed->high >= 0) return result;
   result.plan = incumbent_;
-  result.time_us = confirmed.challenger_ms * 1e3;
-  result.speedup = std::exp(-confirmed.log_ratio);
-  result.speedup_low = std::exp(-confirmed.high);
-  result.speedup_high = std::exp(-confirmed.low);
+  result.time_us = confirmed->challenger_ms * 1e3;
+  result.speedup = std::exp(-confirmed->log_ratio);
+  result.speedup_low = std::exp(-confirmed->high);
+  result.speedup_high = std::exp(-confirmed->low);
   return result;
 }
 
