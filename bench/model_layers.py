@@ -15,13 +15,14 @@ import sys
 import time
 from typing import Any
 
-import convt
 import numpy as np
 import onnx
+from peers import TOLERANCE, Layer, OnnxRuntime, convt_call, interleaved, keep_freed_memory
+
+import convt
 from convt.__main__ import dimension
 from convt.onnx import is_conv_transpose, make_module, opset_of
 from convt.onnx_layers import set_dims
-from peers import TOLERANCE, Layer, OnnxRuntime, convt_call, interleaved, keep_freed_memory
 
 
 def parse_options() -> argparse.Namespace:
@@ -75,7 +76,9 @@ def main() -> int:
         run()
         error = float(np.abs(result() - y).max() / np.abs(y).max())
         agree = agree and error <= TOLERANCE
-        times = interleaved({"convt": run, "ort": peer}, options.min_time_ms / 1e3, time.perf_counter)
+        times = interleaved(
+            {"convt": run, "ort": peer}, options.min_time_ms / 1e3, time.perf_counter
+        )
         own, other = min(times["convt"]) * 1e6, min(times["ort"]) * 1e6
         shapes = "x".join(map(str, x.shape)), "x".join(map(str, w.shape))
         print(

@@ -34,9 +34,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import convt
 import convt.layers
-import numpy as np
 
 BURST = 2e-3
 TOLERANCE = 1e-4  # of the largest output
@@ -83,7 +84,9 @@ class Layer:
         """Begin and end crop, and output padding, of each axis."""
         p = self.problem
         begins, ends, extras = [], [], []
-        for i, k, s, d, b, o in zip(p.input, p.kernel, p.stride, p.dilation, p.crop_begin, p.output):
+        for i, k, s, d, b, o in zip(
+            p.input, p.kernel, p.stride, p.dilation, p.crop_begin, p.output
+        ):
             end = (i - 1) * s + (k - 1) * d + 1 - b - o
             begins.append(b)
             ends.append(max(end, 0))
@@ -208,7 +211,9 @@ def onnx_steps(layer: Layer) -> tuple[list[Any], list[Any]]:
             case "leaky_relu":
                 kind, attributes["alpha"] = "LeakyRelu", numbers[0] if numbers else 0.01
             case _:
-                kind = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu_erf": "Gelu"}[name]
+                kind = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu_erf": "Gelu"}[
+                    name
+                ]
         nodes.append(helper.make_node(kind, [value, *inputs], [f"t{len(nodes)}"], **attributes))
         value = nodes[-1].output[0]
     return nodes, tensors
@@ -370,7 +375,9 @@ def class_of(problem: convt.Problem) -> str:
     return f"{kind}, {len(problem.kernel)}-D"
 
 
-def measure_layer(layer: Layer, peers: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def measure_layer(
+    layer: Layer, peers: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
     run, y = convt_call(layer, options.threads)
     run()
     scale = float(np.abs(y).max())
@@ -559,7 +566,9 @@ def main() -> int:
     known = {layer["name"] for layer in result["layers"]}
     layers = read_layers(options)
     left = [
-        layer for layer in layers if layer.name not in known and re.search(options.filter, layer.name)
+        layer
+        for layer in layers
+        if layer.name not in known and re.search(options.filter, layer.name)
     ]
     peers = load_peers(options.peers.split(","), options.threads) if left else {}
     result["peers"].update({name: peer.version for name, peer in peers.items()})
@@ -569,13 +578,17 @@ def main() -> int:
     )
     for named in left:
         if time.monotonic() - start > options.budget:
-            print(f"stopped: {len(layers) - len(result['layers'])} layers are left", file=sys.stderr)
+            print(
+                f"stopped: {len(layers) - len(result['layers'])} layers are left", file=sys.stderr
+            )
             break
         measured = measure_layer(Layer(*named), peers, options)
         result["layers"].append(measured)
         own = measured["us_min"]["convt"]
         texts = [
-            f"{peer} {measured['us_min'][peer] / own:.2f}" for peer in peers if peer in measured["us_min"]
+            f"{peer} {measured['us_min'][peer] / own:.2f}"
+            for peer in peers
+            if peer in measured["us_min"]
         ]
         texts += [f"{peer}: {note}" for peer, note in measured["notes"].items()]
         wrong = wrong or any(note.startswith("WRONG") for note in measured["notes"].values())

@@ -226,7 +226,9 @@ def test_keras():
                 p["kernel_size"] = (1,) * (rank + 1)
             case 3:
                 p["strides"], p["dilation_rate"] = 2, 2
-        x = rng.uniform(-1, 1, (int(rng.integers(1, 3)), *spatial(rng, rank), int(rng.integers(1, 5))))
+        x = rng.uniform(
+            -1, 1, (int(rng.integers(1, 3)), *spatial(rng, rank), int(rng.integers(1, 5)))
+        )
         x = x.astype(np.float32)
         what = f"layer {i}, rank {rank}: {p}, x {x.shape}"
 

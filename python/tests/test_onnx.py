@@ -17,8 +17,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other operators' cases, which some releases compute here
     CASES = [
         case
-        for case in onnx.backend.test.loader.load_model_tests(kind="node")
-        if case.name.startswith("test_convtranspose")
+        for kind in ("node", "pytorch-converted", "pytorch-operator")
+        for case in onnx.backend.test.loader.load_model_tests(kind=kind)
+        if "convtranspose" in case.name.lower()
     ]
 
 
@@ -28,7 +29,7 @@ def tensors(folder, kind):
 
 
 def test_there_are_cases():
-    assert len(CASES) >= 10
+    assert sum(case.kind == "node" for case in CASES) >= 10
 
 
 def model_and_data(case):
@@ -46,13 +47,33 @@ def model_and_data(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_node(case):
     model, data_sets = model_and_data(case)
-    (node,) = model.graph.node
+    prepared = convt.onnx.prepare(model)
     (opset,) = (o.version for o in model.opset_import)
     assert data_sets
     for inputs, (expected,) in data_sets:
-        (y,) = convt.onnx.run_node(node, list(inputs), opset=opset)
-        assert y.dtype == expected.dtype
-        np.testing.assert_allclose(y, expected, rtol=case.rtol, atol=case.atol)
+        results = [prepared.run(inputs), convt.onnx.run_model(model, inputs)]
+        if not model.graph.initializer:  # the cases of the operator: a node, its inputs from outside
+            (node,) = model.graph.node
+            results.append(convt.onnx.run_node(node, list(inputs), opset=opset))
+            assert convt.onnx.ConvtBackend.is_compatible(model)
+        for (y,) in results:
+            assert y.dtype == expected.dtype
+            np.testing.assert_allclose(y, expected, rtol=case.rtol, atol=case.atol)
+
+
+def test_backend_interface():
+    assert convt.onnx.supports_device("CPU")
+    assert not convt.onnx.supports_device("CUDA")
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"])
+    (y,) = convt.onnx.ConvtBackend.run_node(node, [X, W])
+    assert y.shape == (1, 3, 7, 7)
+    with pytest.raises(ValueError):
+        convt.onnx.ConvtBackend.run_node(node, [X, W], device="CUDA")
+    with pytest.raises(ValueError):
+        convt.onnx.run_node(helper.make_node("Conv", ["x", "w"], ["y"]), [X, W])
+    for inputs in ([X], [X, None], [X, W, None, W]):
+        with pytest.raises(ValueError):
+            convt.onnx.run_node(node, inputs)
 
 
 X = np.ones((1, 2, 5, 5), np.float32)

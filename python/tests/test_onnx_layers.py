@@ -40,7 +40,9 @@ def node(op, *inputs, output, **attributes):
 def model(nodes, x=(2, 4, 5, 7), y="y", more=(), opset=22, value_info=()):
     """A model of `nodes`; `more`: inputs beside x."""
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)]
-    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in more]
+    inputs += [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in more
+    ]
     graph = helper.make_graph(
         nodes, "g", inputs, [helper.make_tensor_value_info(y, TensorProto.FLOAT, None)], CONSTANTS
     )
@@ -115,7 +117,9 @@ def test_residual():
     assert layer_of(*after, more=more)["post"] == ["add", "relu"]
     assert layer_of(*after, more=[("r", (1, CHANNELS, 1, 14))])["post"] == []
     # Two nodes that are added: the later one takes the other's result.
-    other = node("ConvTranspose", "x", "w", output="u", strides=[2, 2], pads=[1, 0, 0, 1], name="two")
+    other = node(
+        "ConvTranspose", "x", "w", output="u", strides=[2, 2], pads=[1, 0, 0, 1], name="two"
+    )
     lines, _ = extract(model([UP, other, node("Add", "t", "u", output="y")]))
     assert [json.loads(line)["post"] for line in lines] == [[], ["add"]]
 
@@ -136,7 +140,9 @@ def test_input_activation():
 
 
 def test_branches():
-    then = helper.make_graph([UP], "then", [], [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)])
+    then = helper.make_graph(
+        [UP], "then", [], [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
+    )
     other = helper.make_graph(
         [node("ConvTranspose", "x", "w", output="u", name="else")],
         "else",
