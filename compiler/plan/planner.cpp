@@ -630,7 +630,7 @@ std::vector<PlanReport::Candidate> enumerate_plans(const Problem& user_problem,
                                                    const Target& target, const PlanOptions& options,
                                                    const SpaceLimits& limits) {
   const Problem problem = with_canonical_layout(user_problem);
-  if (!check_lengths(problem).ok()) return {};
+  if (!check_plan_lengths(problem).ok()) return {};
   std::vector<Plan> bases = type_bases(problem, target, Breadth::wide);
   for (const Plan& base : staged_bases(problem, target)) bases.push_back(base);
   struct Tile {
