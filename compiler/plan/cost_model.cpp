@@ -782,11 +782,12 @@ PlanCost estimate_block_cost(const CostFacts& facts, const Target& target, const
       bodies.push_back(count_body(facts, target, plan, rows.products, body));
       const BodyCounts& counts = bodies.back();
       // Without mask registers, masks and the temporaries of merging take vector registers.
-      const int for_masks = target.mask_registers == 0 && !has_few_masks(facts, plan) ? 3 : 0;
+      const int for_masks = target.mask_registers == 0 ? 3 : 0;
+      const int in_reduction = has_few_masks(facts, plan) ? 0 : for_masks;
       // Without dot products, the halves of words that legalise() multiplies.
       const int for_parts = plan.products == Products::int8 && !target.dot_u8s8 ? 6 : 0;
       cost.vector_registers =
-          std::max({cost.vector_registers, counts.registers + for_masks + for_parts,
+          std::max({cost.vector_registers, counts.registers + in_reduction + for_parts,
                     counts.accumulators + epilogue_registers(facts.problem) + for_masks});
       const double reduction =
           counts.fmas + counts.loads - counts.extra_slots + counts.trip.fmas + counts.trip.loads;
