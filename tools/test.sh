@@ -9,9 +9,9 @@
 set -uo pipefail
 
 # Tests worth a sanitizer's time: those that move memory by hand ...
-asan_tests=(packing_test reference_test interpreter_test xbyak_test runtime_test)
+asan_tests=(packing_test reference_test interpreter_test xbyak_test runtime_test disk_cache_test)
 # ... and those where threads meet.
-tsan_tests=(runtime_test threads_test cache_test)
+tsan_tests=(runtime_test threads_test cache_test disk_cache_test)
 
 full=0
 sanitizers=0
