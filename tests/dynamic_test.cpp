@@ -143,7 +143,7 @@ TEST(Dynamic, Planes) { sweep(Theme::plane, 10); }
 TEST(Dynamic, Volumes) { sweep(Theme::volume, 8); }
 TEST(Dynamic, TypesAndSteps) {
   const Extras& extras = kAllExtras;
-  sweep(Theme::line, 16, extras);
+  sweep(Theme::line, 10, extras);
   sweep(Theme::few_channels, 8, extras);
 }
 
@@ -191,7 +191,7 @@ TEST(Dynamic, EveryFamilyAtEveryLength) {
     const LayerCase layer{c.problem, 2, 7, c.plan};
     const Result<Kernel> kernel = machine.compile(layer);
     ASSERT_TRUE(succeeded(kernel)) << c.plan;
-    for (std::int64_t length = 1; length <= 70; length += length < 20 ? 1 : 3)
+    for (std::int64_t length = 1; length <= 70; length += length < 20 ? 1 : 7)
       EXPECT_EQ(check_length(*kernel, layer, {length, 0, 0}), "") << c.plan << ", " << length;
     EXPECT_EQ(check_length(*kernel, layer, {3000, 0, 0}), "") << c.plan;
   }
