@@ -9,6 +9,7 @@
 #include "compiler/program/passes.hpp"
 #include "runtime/compile.hpp"
 #include "runtime/kernel_state.hpp"
+#include "runtime/shape_cache.hpp"
 
 namespace convt {
 namespace {
@@ -125,6 +126,16 @@ Result<WeightsView> Kernel::pack_into(const void* canonical, std::size_t count, 
 
 std::size_t Kernel::workspace_bytes(int threads, std::int64_t batch) const {
   return state_->staged.total(state_->staged.at_a_time(std::max<std::int64_t>(batch, 0))) +
+         state_->workspaces->slice_bytes() * static_cast<std::size_t>(std::max(threads, 1));
+}
+
+Result<std::size_t> Kernel::workspace_bytes(
+    int threads, std::int64_t batch,
+    const std::array<std::int64_t, kMaxRank>& input_lengths) const {
+  Result<std::shared_ptr<const KernelShape>> other = find_shape(*state_, input_lengths);
+  if (!other.ok()) return other.error();
+  const KernelShape& shape = *other == nullptr ? *state_ : **other;
+  return shape.staged.total(std::max<std::int64_t>(batch, 0)) +
          state_->workspaces->slice_bytes() * static_cast<std::size_t>(std::max(threads, 1));
 }
 

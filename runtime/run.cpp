@@ -340,19 +340,6 @@ Status run_shape(const KernelState& kernel, const KernelShape& shape,
   return run_checked(kernel, shape, arguments);
 }
 
-/// Null: the lengths are those that the kernel was planned for.
-Result<std::shared_ptr<const KernelShape>> find_shape(const KernelState& kernel, Lengths lengths) {
-  bool same = true;
-  for (std::size_t a = 0; a < lengths.size(); ++a) {
-    if (lengths[a] == 0) lengths[a] = kernel.problem.axes[a].input;
-    same = same && lengths[a] == kernel.problem.axes[a].input;
-  }
-  if (same) return std::shared_ptr<const KernelShape>();
-  if (kernel.shapes != nullptr) return kernel.shapes->find(kernel, lengths);
-  Result<Problem> refused = with_input_lengths(kernel.problem, lengths);
-  return refused.ok() ? Error{ErrorCode::internal, "lengths of no dynamic axis"} : refused.error();
-}
-
 }  // namespace
 
 Status Kernel::run(const RunArguments& arguments) const {

@@ -117,4 +117,16 @@ Result<std::shared_ptr<const KernelShape>> ShapeCache::make(const KernelState& k
   return std::shared_ptr<const KernelShape>(std::move(shape));
 }
 
+Result<std::shared_ptr<const KernelShape>> find_shape(const KernelState& kernel, Lengths lengths) {
+  bool same = true;
+  for (std::size_t a = 0; a < lengths.size(); ++a) {
+    if (lengths[a] == 0) lengths[a] = kernel.problem.axes[a].input;
+    same = same && lengths[a] == kernel.problem.axes[a].input;
+  }
+  if (same) return std::shared_ptr<const KernelShape>();
+  if (kernel.shapes != nullptr) return kernel.shapes->find(kernel, lengths);
+  Result<Problem> refused = with_input_lengths(kernel.problem, lengths);
+  return refused.ok() ? Error{ErrorCode::internal, "lengths of no dynamic axis"} : refused.error();
+}
+
 }  // namespace convt

@@ -55,6 +55,10 @@ class ShapeCache final : private ForkAware {
   std::vector<Entry> entries_;  ///< last used first
 };
 
+/// The shape for x of these lengths, 0 being the kernel's own; null: all are. Errors as above, also
+/// for another length of an axis that is not dynamic.
+Result<std::shared_ptr<const KernelShape>> find_shape(const KernelState& kernel, Lengths lengths);
+
 /// The largest batch that validate_batch() accepts.
 std::int64_t find_max_batch(const Problem& problem);
 

@@ -101,6 +101,9 @@ std::string check_plan(const Machine& machine, const LayerCase& layer) {
 std::string check_layer(const Machine& machine, LayerCase layer) {
   layer.problem = make_dynamic(layer.problem);
   if (!validate(layer.problem).ok()) return "";
+  layer.plan.clear();
+  if (const Result<Kernel> kernel = machine.compile(layer); !kernel.ok())
+    return "no plan fits: " + kernel.error().message;
   const std::vector<Plan> plans = candidate_plans(layer.problem, machine.target());
   if (plans.empty()) return "no plan";
   bool any = false;
@@ -113,8 +116,9 @@ std::string check_layer(const Machine& machine, LayerCase layer) {
   return any ? "" : kRefused;
 }
 
-void sweep(Theme theme, int count, const Extras& extras = {}) {
-  const Machine machine(host_target());
+void sweep(Theme theme, int count, const Extras& extras = {},
+           const Target& target = host_target()) {
+  const Machine machine(target);
   int refused = 0;
   for_each_layer(
       theme, scaled(count),
@@ -139,8 +143,13 @@ TEST(Dynamic, Planes) { sweep(Theme::plane, 10); }
 TEST(Dynamic, Volumes) { sweep(Theme::volume, 8); }
 TEST(Dynamic, TypesAndSteps) {
   const Extras& extras = kAllExtras;
-  sweep(Theme::line, 16, extras);
+  sweep(Theme::line, 10, extras);
   sweep(Theme::few_channels, 8, extras);
+}
+
+TEST(Dynamic, WithoutMaskRegisters) {
+  sweep(Theme::line, 3, {}, generic_target(Isa::avx2));
+  sweep(Theme::depthwise, 2, {}, generic_target(Isa::avx2));
 }
 
 /// A layer of a vocoder, channels first.
@@ -182,7 +191,7 @@ TEST(Dynamic, EveryFamilyAtEveryLength) {
     const LayerCase layer{c.problem, 2, 7, c.plan};
     const Result<Kernel> kernel = machine.compile(layer);
     ASSERT_TRUE(succeeded(kernel)) << c.plan;
-    for (std::int64_t length = 1; length <= 70; length += length < 20 ? 1 : 3)
+    for (std::int64_t length = 1; length <= 70; length += length < 20 ? 1 : 7)
       EXPECT_EQ(check_length(*kernel, layer, {length, 0, 0}), "") << c.plan << ", " << length;
     EXPECT_EQ(check_length(*kernel, layer, {3000, 0, 0}), "") << c.plan;
   }
@@ -222,6 +231,27 @@ TEST(Dynamic, ManyThreadsAtManyLengths) {
         return status.ok() ? check_result(data) : status.error().message;
       },
       4);
+}
+
+/// x is copied to another type first, as much memory as the length asks for.
+TEST(Dynamic, WorkspaceFollowsTheLength) {
+  Problem problem = vocoder();
+  problem.math_mode = MathMode::bf16;
+  const Kernel kernel = compile(problem).value();
+  LayerData data(with_input_lengths(problem, {333, 0, 0}).value());
+  const PackedWeights packed = pack_weights_of(kernel, data).value();
+  RunArguments run = data.arguments(packed);
+  run.input_lengths = {333, 0, 0};
+  const std::size_t bytes = kernel.workspace_bytes(1, 1, run.input_lengths).value();
+  EXPECT_GT(bytes, kernel.workspace_bytes(1, 1));
+  const GuardedBuffer workspace((bytes + 63) / 64 * 64, GuardedEnd::front);
+  run.workspace = workspace.data();
+  run.workspace_bytes = bytes;
+  ASSERT_TRUE(succeeded(kernel.run(run)));
+  EXPECT_TRUE(matches_reference(data));
+  run.workspace_bytes = bytes - 1;
+  EXPECT_TRUE(refused(kernel.run(run), "workspace_bytes"));
+  EXPECT_TRUE(refused(kernel.workspace_bytes(1, 1, {-1, 0, 0}), "-1"));
 }
 
 TEST(Dynamic, NoImagesNeedNothing) {

@@ -623,6 +623,16 @@ Result<PlanChoice> choose_plan(const Problem& user_problem, const Target& target
         "predicted " + percent(best > 0 ? candidates[i].predicted_us / best - 1 : 0) + " slower";
     choice.report.rejected.push_back(candidates[i]);
   }
+  // The code of all lengths may be too large for all of those; that of single outputs never is.
+  const auto is_row = [](const auto& candidate) { return candidate.plan.phases == Phases::row; };
+  const auto kept_end = candidates.begin() + static_cast<std::ptrdiff_t>(kept);
+  if (problem.is_dynamic() && std::none_of(candidates.begin(), kept_end, is_row)) {
+    const auto row = std::find_if(kept_end, candidates.end(), is_row);
+    if (row != candidates.end()) {
+      row->why = "should no other fit";
+      choice.report.rejected.push_back(*row);
+    }
+  }
   return choice;
 }
 

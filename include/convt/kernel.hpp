@@ -147,6 +147,10 @@ class Kernel {
 
   /// Workspace that lets a run of `batch` images use `threads` threads; 0 for most kernels.
   [[nodiscard]] std::size_t workspace_bytes(int threads, std::int64_t batch = 1) const;
+  /// The same for other lengths of dynamic axes. Errors: those that run() has of lengths.
+  [[nodiscard]] Result<std::size_t> workspace_bytes(
+      int threads, std::int64_t batch,
+      const std::array<std::int64_t, kMaxRank>& input_lengths) const;
 
   /// Computes y. Re-entrant; machine code allocates nothing unless it is refused, lengths of
   /// dynamic axes are new to the kernel, or

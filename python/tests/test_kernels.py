@@ -271,7 +271,7 @@ def test_any_length(layout):
     kernel = convt.compile(layer(layout=layout), dynamic=True)
     assert kernel.problem.dynamic == (True, True)
     packed = None
-    for lengths in [(5, 7), (1, 2), (9, 40), (33, 1)]:
+    for lengths in [(5, 7), (1, 2), (9, 40), (33, 2)]:
         problem = layer(layout=layout, input=lengths)
         x, w = arrays(problem)
         if packed is None:
