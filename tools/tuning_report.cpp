@@ -180,7 +180,7 @@ std::string roofline(const std::vector<ReportLayer>& layers, const MachineRow* m
         y(tick), y(tick) + 4, tick);
   }
   svg += "<text x=\"317\" y=\"374\" text-anchor=\"middle\">FLOP a byte</text>";
-  svg += "<text x=\"48\" y=\"12\">GFLOP/s</text>";
+  svg += "<text x=\"50\" y=\"28\">GFLOP/s</text>";
   if (machine != nullptr && machine->peak_gflops > 0) {
     const double peak = machine->peak_gflops;
     const std::pair<const char*, double> levels[] = {

@@ -99,6 +99,7 @@ class Session {
     runtime.threads = options.threads;
     runtime.cache_bytes = std::size_t{8} << 20;  // plans are rarely compiled twice
     runtime.tuning_db = "";
+    runtime.disk_cache = false;
     return runtime;
   }
 
