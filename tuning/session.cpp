@@ -60,6 +60,10 @@ Status check_options(std::span<const TuningLayer> layers, const TuningOptions& o
       return Error{error.code, layer.name + ": " + error.message};
     };
     if (Status status = validate(layer.problem); !status.ok()) return in_layer(status.error());
+    if (layer.problem.is_dynamic()) {
+      return Error{ErrorCode::unsupported,
+                   layer.name + ": dynamic axes: lengths are fixed when plans are measured"};
+    }
     if (layer.batch < 1)
       return bad(layer.name + ": batch: " + std::to_string(layer.batch) + ", must be at least 1");
     if (Status status = validate_batch(layer.problem, layer.batch); !status.ok())
