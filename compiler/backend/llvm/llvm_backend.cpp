@@ -11,6 +11,7 @@
 #include "compiler/backend/llvm/codegen.hpp"
 #include "compiler/backend/llvm/elf_image.hpp"
 #include "compiler/backend/llvm/ir_module.hpp"
+#include "compiler/program/shape.hpp"
 
 namespace convt {
 namespace {
@@ -24,6 +25,7 @@ std::string find_obstacle(const program::Program& program, const Target& target)
     return "the program has " + std::to_string(program.lanes) + " lanes, the target " +
            std::to_string(target.lanes);
   }
+  if (program::is_dynamic(program)) return "the LLVM backend makes no code for dynamic axes";
   return program.allocated ? "" : "the program's registers are not allocated";
 }
 

@@ -237,7 +237,7 @@ void StageBuilder::find_counters_read() {
   for (const Stream& stream : linear_.streams) read(stream.bytes);
   for (const Inst& inst : stage_.code) {
     if (inst.op == Op::loop && inst.trip_scalar != kNone) read_[inst.trip_scalar] = true;
-    if (inst.op == Op::if_equal) read_[inst.scalar] = true;
+    if (inst.op == Op::if_equal || inst.op == Op::mask_scalar) read_[inst.scalar] = true;
     if (inst.op != Op::let) continue;
     const Scalar& scalar = program_.scalars[inst.scalar];
     if (scalar.kind == ScalarKind::let) read(scalar.row);
@@ -374,6 +374,9 @@ void StageBuilder::build_vector_instruction(std::int32_t at) {
     const auto index = found - constants_.masks.begin();
     known = vectors_.build_mask_const(
         in, offset(constants_.words, constants_.masks_offset + 4 * index));
+  } else if (in.op == Op::mask_scalar) {
+    vectors_.build_mask_scalar(in, scalar(in.scalar));
+    known = true;
   } else if (has_memory(in)) {
     const program::Buffer& buffer = program_.buffers[program_.addresses[in.mem.address].buffer];
     known = vectors_.build(in, address(at), buffer.type);

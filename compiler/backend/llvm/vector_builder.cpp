@@ -86,6 +86,13 @@ bool VectorBuilder::build_mask_const(const Inst& inst, Value* mem) {
   return true;
 }
 
+void VectorBuilder::build_mask_scalar(const Inst& inst, Value* scalar) {
+  Value* lanes = ir_.CreateTrunc(scalar, ir_.getIntNTy(as_unsigned(lanes_)));
+  Value* mask = ir_.CreateBitCast(lanes, bits_);
+  if (vector_masks_) return set(inst.dst, ir_.CreateSExt(mask, words_));
+  ir_.CreateStore(mask, variable(inst.dst, true));
+}
+
 // Registers.
 
 Value* VectorBuilder::read(program::Reg reg) {

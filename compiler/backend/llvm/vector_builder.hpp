@@ -26,6 +26,8 @@ class VectorBuilder {
   bool build(const program::Inst& inst, llvm::Value* mem, program::Type memory);
   /// mask_const, whose value is in memory.
   bool build_mask_const(const program::Inst& inst, llvm::Value* mem);
+  /// mask_scalar of a 64-bit integer.
+  void build_mask_scalar(const program::Inst& inst, llvm::Value* scalar);
 
  private:
   using Value = llvm::Value;
