@@ -675,7 +675,10 @@ TEST_F(CliTuneTest, RefusesBadInput) {
 }
 
 TEST_F(CliTuneTest, AnInterruptEndsItCleanly) {
-  const std::string command = "cd '" + path(".") + "' && timeout --preserve-status -s INT 2 '" +
+  // In the foreground timeout sends one signal; otherwise a second one, to its group, which ends
+  // the command at once.
+  const std::string command = "cd '" + path(".") +
+                              "' && timeout --foreground --preserve-status -s INT 2 '" +
                               command_path().string() +
                               "' tune --layers layers.jsonl --db t.db --no-roof --budget 100s "
                               "--least-gain 0 --most-plans 100000 > out 2> err";
