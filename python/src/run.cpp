@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "python/src/arguments.hpp"
 #include "python/src/errors.hpp"
 
 namespace convt::python {
