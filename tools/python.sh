@@ -51,4 +51,4 @@ fi
   exit 1
 }
 "$cmake" --build build/release -j "$(nproc)" --target convt_python_package
-PYTHONPATH=$PWD/build/release/python exec "$venv/bin/python" -m pytest -q -rs "$@"
+CONVT_CACHE=off PYTHONPATH=$PWD/build/release/python exec "$venv/bin/python" -m pytest -q -rs "$@"
