@@ -58,6 +58,15 @@ def test_callbacks_may_raise(tmp_path):
         convt.tune([small()], str(tmp_path / "t.db"), budget=30, least_gain=0, progress=stop)
 
 
+@pytest.fixture
+def interrupts():
+    """Python's own handler, also where this process was started to ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_interrupts(tmp_path):
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
