@@ -10,7 +10,6 @@
 #include <array>
 #include <cstdio>
 #include <exception>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,8 +19,8 @@
 #include <CLI/CLI.hpp>
 #include <convt/convt.hpp>
 
+#include "bench/class_means.hpp"
 #include "measuring/interleaved.hpp"
-#include "measuring/measure.hpp"
 #include "tools/common_options.hpp"
 #include "tools/layer_class.hpp"
 #include "tools/layer_run.hpp"
@@ -121,23 +120,6 @@ TextTable make_table(const std::vector<Layer>& layers) {
                     {"plans", TextTable::Align::left}});
 }
 
-void print_means(const std::vector<Row>& rows) {
-  std::map<LayerClass, std::vector<double>> classes;
-  std::vector<double> all;
-  for (const Row& row : rows) {
-    classes[row.kind].push_back(row.ratio());
-    all.push_back(row.ratio());
-  }
-  TextTable table({{"geometric means", TextTable::Align::left}, {"layers"}, {"ratio"}});
-  const auto add = [&](const std::string& name, const std::vector<double>& ratios) {
-    table.add({"  " + name, fmt::format("{}", ratios.size()),
-               fmt::format("{:.3f}", measuring::geometric_mean(ratios))});
-  };
-  for (const auto& [kind, ratios] : classes) add(kind.name(), ratios);
-  add("all", all);
-  fmt::print("\n{}", table.to_text());
-}
-
 Result<int> bench(const DynamicOptions& options) {
   if (options.common.threads > 1 && !options.wall_time) {
     return Error{ErrorCode::invalid_argument, "--threads: above 1 needs --wall-time"};
@@ -150,7 +132,7 @@ Result<int> bench(const DynamicOptions& options) {
   const TextTable table = make_table(*layers);
   fmt::print("{}", table.title_line());
   tools::Progress progress;
-  std::vector<Row> rows;
+  ClassRatios ratios;
   for (const Layer& layer : *layers) {
     if (options.rank != 0 && layer.problem.rank != options.rank) continue;
     progress.show(layer.name);
@@ -173,10 +155,10 @@ Result<int> bench(const DynamicOptions& options) {
                                    fmt::format("{:.4f}", row->dynamic_ms),
                                    fmt::format("{:.3f}", row->ratio()), plans}));
       std::fflush(stdout);
-      rows.push_back(*row);
+      ratios[row->kind].push_back(row->ratio());
     }
   }
-  if (!rows.empty()) print_means(rows);
+  print_class_means(ratios);
   return tools::kExitWell;
 }
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,8 +17,8 @@
 #include <CLI/CLI.hpp>
 #include <convt/convt.hpp>
 
+#include "bench/class_means.hpp"
 #include "measuring/interleaved.hpp"
-#include "measuring/measure.hpp"
 #include "tools/common_options.hpp"
 #include "tools/layer_class.hpp"
 #include "tools/layer_run.hpp"
@@ -97,23 +96,6 @@ TextTable make_table(const std::vector<Layer>& layers) {
                     {"variant's plan", TextTable::Align::left}});
 }
 
-void print_means(const std::vector<Row>& rows) {
-  std::map<LayerClass, std::vector<double>> classes;
-  std::vector<double> all;
-  for (const Row& row : rows) {
-    classes[row.kind].push_back(row.ratio());
-    all.push_back(row.ratio());
-  }
-  TextTable table({{"geometric means", TextTable::Align::left}, {"layers"}, {"ratio"}});
-  const auto add = [&](const std::string& name, const std::vector<double>& ratios) {
-    table.add({"  " + name, fmt::format("{}", ratios.size()),
-               fmt::format("{:.3f}", measuring::geometric_mean(ratios))});
-  };
-  for (const auto& [kind, ratios] : classes) add(kind.name(), ratios);
-  add("all", all);
-  fmt::print("\n{}", table.to_text());
-}
-
 Result<int> bench(const VariantOptions& options) {
   if (options.common.threads > 1 && !options.wall_time) {
     return Error{ErrorCode::invalid_argument, "--threads: above 1 needs --wall-time"};
@@ -126,7 +108,7 @@ Result<int> bench(const VariantOptions& options) {
   const TextTable table = make_table(*variants);
   fmt::print("{}", table.title_line());
   tools::Progress progress;
-  std::vector<Row> rows;
+  ClassRatios ratios;
   for (std::size_t i = 0; i < variants->size(); ++i) {
     if ((*bare)[i].problem == (*variants)[i].problem) continue;
     progress.show((*variants)[i].name);
@@ -137,9 +119,9 @@ Result<int> bench(const VariantOptions& options) {
                                  fmt::format("{:.4f}", row->variant_ms),
                                  fmt::format("{:.3f}", row->ratio()), row->plan}));
     std::fflush(stdout);
-    rows.push_back(*row);
+    ratios[row->kind].push_back(row->ratio());
   }
-  if (!rows.empty()) print_means(rows);
+  print_class_means(ratios);
   return tools::kExitWell;
 }
 

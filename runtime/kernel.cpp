@@ -30,6 +30,13 @@ std::string format_times(const CompileTimes& t) {
   return line;
 }
 
+/// Workspace of a run on so many threads at the lengths of `shape`.
+std::size_t run_bytes(const KernelState& kernel, const KernelShape& shape, int threads,
+                      std::int64_t batch) {
+  return shape.staged.of_run(std::max<std::int64_t>(batch, 0)) +
+         kernel.workspaces->slice_bytes() * static_cast<std::size_t>(std::max(threads, 1));
+}
+
 Status check_canonical(const Problem& problem, const void* canonical, std::size_t count) {
   if (canonical == nullptr) return Error{ErrorCode::invalid_argument, "canonical: null"};
   const auto expected = static_cast<std::size_t>(problem.weights_count());
@@ -125,8 +132,7 @@ Result<WeightsView> Kernel::pack_into(const void* canonical, std::size_t count, 
 }
 
 std::size_t Kernel::workspace_bytes(int threads, std::int64_t batch) const {
-  return state_->staged.total(state_->staged.at_a_time(std::max<std::int64_t>(batch, 0))) +
-         state_->workspaces->slice_bytes() * static_cast<std::size_t>(std::max(threads, 1));
+  return run_bytes(*state_, *state_, threads, batch);
 }
 
 Result<std::size_t> Kernel::workspace_bytes(
@@ -135,8 +141,7 @@ Result<std::size_t> Kernel::workspace_bytes(
   Result<std::shared_ptr<const KernelShape>> other = find_shape(*state_, input_lengths);
   if (!other.ok()) return other.error();
   const KernelShape& shape = *other == nullptr ? *state_ : **other;
-  return shape.staged.total(std::max<std::int64_t>(batch, 0)) +
-         state_->workspaces->slice_bytes() * static_cast<std::size_t>(std::max(threads, 1));
+  return run_bytes(*state_, shape, threads, batch);
 }
 
 Result<std::string> Kernel::program_text() const {

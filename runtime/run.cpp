@@ -97,15 +97,10 @@ Refusal check_overlap(const Problem& p, const RunArguments& a) {
   return {};
 }
 
-/// What a run needs for staged tensors.
-std::size_t staged_bytes(const KernelShape& shape, const RunArguments& a) {
-  return shape.staged.total(shape.staged.at_a_time(a.batch));
-}
-
 Refusal check_workspace(const KernelState& kernel, const KernelShape& shape,
                         const RunArguments& a) {
   if (a.workspace == nullptr) return {};
-  const std::size_t needed = staged_bytes(shape, a) + kernel.workspaces->slice_bytes();
+  const std::size_t needed = shape.staged.of_run(a.batch) + kernel.workspaces->slice_bytes();
   if (a.workspace_bytes < needed) {
     return bad("workspace_bytes: " + std::to_string(a.workspace_bytes) + ", but batch " +
                std::to_string(a.batch) + " on one thread needs " + std::to_string(needed));
@@ -221,7 +216,7 @@ int choose_tasks(const KernelState& kernel, const KernelShape& shape, const RunA
   }
   const std::size_t slice = kernel.workspaces->slice_bytes();
   if (a.workspace != nullptr && slice != 0) {
-    const std::size_t slices = (a.workspace_bytes - staged_bytes(shape, a)) / slice;
+    const std::size_t slices = (a.workspace_bytes - shape.staged.of_run(a.batch)) / slice;
     if (slices < static_cast<std::size_t>(std::max(tasks, 1))) tasks = static_cast<int>(slices);
   }
   return static_cast<int>(std::clamp<std::int64_t>(tasks, 1, std::max<std::int64_t>(items, 1)));
@@ -272,7 +267,7 @@ Status run_stages(const KernelState& kernel, const KernelShape& shape,
       .dst = arguments.dst,
       .workspace = arguments.workspace == nullptr ? nullptr
                                                   : static_cast<std::byte*>(arguments.workspace) +
-                                                        staged_bytes(shape, arguments),
+                                                        shape.staged.of_run(arguments.batch),
       .batch = arguments.batch,
       .staged_src = staged,
       .staged_dst = staged == nullptr ? nullptr
@@ -308,7 +303,7 @@ Status run_checked(const KernelState& kernel, const KernelShape& shape,
   if (kernel.staging == nullptr) return run_stages(kernel, shape, arguments, nullptr);
   if (arguments.workspace != nullptr)
     return run_staged(kernel, shape, arguments, arguments.workspace);
-  const std::size_t bytes = staged_bytes(shape, arguments);
+  const std::size_t bytes = shape.staged.of_run(arguments.batch);
   const StagingPool::Block staged(*kernel.staging, bytes);
   if (staged.data() == nullptr) {
     return Error{ErrorCode::out_of_memory,

@@ -26,6 +26,8 @@ struct StagedBytes {
   [[nodiscard]] std::size_t total(std::int64_t batch) const {
     return dst_offset(batch) + whole_lines(dst, batch);
   }
+  /// What a run of `batch` images needs.
+  [[nodiscard]] std::size_t of_run(std::int64_t batch) const { return total(at_a_time(batch)); }
 
  private:
   static std::size_t whole_lines(std::size_t bytes, std::int64_t batch) {
